@@ -1,0 +1,99 @@
+"""The nouns that travel between the stages. Plain data; importing this loads neither torch nor pandas."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# progress(stage, done, total): called by long steps; the command line draws it.
+Progress = Callable[[str, int, int], None]
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """The progress callback that shows nothing."""
+
+
+class Verdict(StrEnum):
+    """What is concluded of one sample."""
+
+    CLEAN = "clean"  # the given label is right
+    RELABELED = "relabeled"  # the image belongs to another class: see suggested_label
+    OOD = "ood"  # the image belongs to none of the classes
+    UNUSABLE = "unusable"  # no readable image or no label: see reason
+
+
+class Status(StrEnum):
+    """What is known of one sample before anything is learned: of its row (by the reader) or its file (by inspect)."""
+
+    OK = "ok"
+    # found by the reader
+    UNLABELED = "unlabeled"  # the table's row has an empty label
+    UNLISTED = "unlisted"  # a file of the crawl folder that no row of the table names
+    REPEATED = "repeated"  # the table names this path again, with the same label
+    CONFLICTING = "conflicting"  # the table names this path again, with another label
+    MISSING = "missing"  # no such file
+    # found by inspecting the file
+    EMPTY = "empty"  # zero bytes
+    TRUNCATED = "truncated"  # the picture breaks off
+    NOT_AN_IMAGE = "not_an_image"  # HTML, JSON, text, archive …
+    UNSUPPORTED = "unsupported"  # an image format or mode that cannot be decoded
+    TOO_LARGE = "too_large"  # more pixels or bytes than are decoded (decompression bomb)
+    ERROR = "error"  # anything else, in the decoder's own words
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row of the crawl: an image and the label it was given."""
+
+    sample_id: str  # unique in the run: the path, with "#2", "#3" … where the table names a path again
+    path: str  # posix, relative to the crawl folder where the file lies inside it, else absolute
+    file: str  # the file to open, absolute: the image itself, or the Parquet file that embeds it
+    row: int | None  # row in that Parquet file; None where `file` is the image
+    given_label: str | None  # None where no label was given
+    status: Status = Status.OK  # OK, or what the reader found wrong
+    note: str = ""  # that in words
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What opening one file once has shown. Exactly one status, in words where it is not OK."""
+
+    status: Status
+    error: str = ""  # why it is not OK; empty where it is
+    format: str = ""  # as decoded: JPEG, PNG, WEBP …
+    width: int = 0  # px, EXIF orientation applied
+    height: int = 0  # px
+    bytes: int = 0  # file size
+    sha256: str = ""  # of the file's bytes
+    pixel_digest: str = ""  # of the decoded RGB pixels: equal pictures are equal here whatever their format
+    phash: int = 0  # 64-bit perceptual hash (unsigned)
+    note: str = ""  # e.g. "GIF named .jpg", "animated: first of 12 frames"
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What the model believes of n scored samples and c classes. numpy arrays, float32 unless said."""
+
+    labels: "np.ndarray"  # (n,) int64: given label, -1 where none
+    probs: "np.ndarray"  # (n, c): teacher's prediction, mean over views
+    view_disagreement: "np.ndarray"  # (n,) in [0, 1]: share of view pairs whose arg-max differ (Eq. 4, averaged)
+    js_clean: "np.ndarray"  # (n,) in [0, 1]: Eq. 3
+    neighbours: "np.ndarray"  # (n, k) int32: nearest other samples, nearest first; -1 where there are fewer
+    similarity: "np.ndarray"  # (n, k): cosine similarity to them
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What we conclude of n samples. p_clean + p_id + p_ood = 1."""
+
+    verdict: list[Verdict]
+    suggested: "np.ndarray"  # (n,) int64: suggested class where RELABELED, else -1
+    p_clean: "np.ndarray"  # (n,) probability that the given label is right
+    p_id: "np.ndarray"  # (n,) probability that the image belongs to another class
+    p_ood: "np.ndarray"  # (n,) probability that it belongs to none
+    confidence: "np.ndarray"  # (n,) probability that the verdict, and its suggested label, are right
+    needs_review: "np.ndarray"  # (n,) bool: the evidence is thin
+    reason: list[str] = field(default_factory=list)
