@@ -1,0 +1,251 @@
+"""Which samples show the same picture, and which copy of it is kept.
+
+Exact copies have equal pixels. Near copies (recompressed, resized, slightly cropped or brightened) have perceptual
+hashes that differ in few bits and, since plain pictures share hashes without being alike, pass a look at the pixels.
+Takes samples and their facts; gives, per sample, the copy to keep. Deletes nothing. Time and memory at a million
+images: some minutes, some 100 MB, for no matrix of all pairs is ever made.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from cleanweb.records import ImageFacts, Sample, Status
+
+SamePicture = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (m,), (m,) sample indices → (m,) bool
+
+PAIRS = 1 << 14  # pairs looked at together: 2 × 16,384 thumbnails of 3 KB
+CROWD = 64  # pictures with one and the same hash of which each is compared with so many at most
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """What shows the same picture, n samples."""
+
+    kept: np.ndarray  # (n,) int64: index of the copy that is kept; a sample's own where it is that, or has no copy
+    kind: list[str]  # n: "exact" or "near" to its kept copy; "" where it is kept itself
+    groups: list[list[int]]  # the indices of every group of two or more, its kept copy first
+    conflicts: list[list[int]]  # those groups whose copies carry different labels
+
+
+def first_rows(samples: Sequence[Sample]) -> dict[int, int]:
+    """Repeated and conflicting rows → the row that first named their file; its facts and pixels are theirs too."""
+    first: dict[str, int] = {}
+    for i, sample in enumerate(samples):
+        if sample.status == Status.OK and sample.row is None:
+            first.setdefault(sample.file, i)
+    named_again = (Status.REPEATED, Status.CONFLICTING)
+    return {i: first[s.file] for i, s in enumerate(samples) if s.status in named_again and s.file in first}
+
+
+def group(
+    samples: Sequence[Sample],
+    facts: Sequence[ImageFacts],
+    same_picture: SamePicture | None,
+    max_distance: int = 8,
+) -> Duplicates:
+    """Group the n samples by picture; without `same_picture` only exact copies.
+
+    A near copy must match its kept copy itself, not a chain of others. Kept is the copy whose label most of the group
+    carries, then the one with most pixels, then the first. Only usable samples take part: labeled, readable, and the
+    rows that name their path again; those are never kept, for their first row has the pixels.
+    """
+    first = first_rows(samples)
+    usable = [i for i, s in enumerate(samples) if s.status == Status.OK and facts[i].status == Status.OK]
+    alike: dict[str, list[int]] = defaultdict(list)
+    for i in usable:
+        alike[facts[i].pixel_digest].append(i)
+    copies = {members[0]: members for members in alike.values()}  # by their first sample, which stands for them
+    head = {i: members[0] for members in copies.values() for i in members}
+    for i, row in first.items():
+        if row in head:
+            copies[head[row]].append(i)
+
+    near: dict[int, list[int]] = {i: [] for i in copies}
+    if same_picture is not None:
+        for i, j in near_pairs(list(copies), facts, same_picture, max_distance):
+            near[i].append(j)
+            near[j].append(i)
+    stars = _stars(copies, near, samples, facts)
+    return _duplicates(stars, copies, first, samples)
+
+
+def _stars(copies: dict, near: dict, samples: Sequence[Sample], facts: Sequence[ImageFacts]) -> list[list[int]]:
+    """The pictures to keep, each with the not yet taken ones that match it: best first, as in `group`."""
+
+    def votes(i: int) -> int:
+        labels = Counter(samples[k].given_label for j in (i, *near[i]) for k in copies[j])
+        return max(labels[samples[k].given_label] for k in copies[i])
+
+    order = sorted(copies, key=lambda i: (-votes(i), -facts[i].width * facts[i].height, i))
+    taken: set[int] = set()
+    stars = []
+    for i in order:
+        if i not in taken:
+            stars.append([i, *(j for j in near[i] if j not in taken)])
+            taken.update(stars[-1])
+    return stars
+
+
+def _duplicates(stars: list[list[int]], copies: dict, first: dict[int, int], samples: Sequence[Sample]) -> Duplicates:
+    kept, kind = np.arange(len(samples)), [""] * len(samples)
+    groups = []
+    for star in stars:
+        members = [i for picture in star for i in copies[picture]]
+        if len(members) == 1:
+            continue
+        labels = Counter(samples[i].given_label for i in members)
+        best = min((i for i in copies[star[0]] if i not in first), key=lambda i: (-labels[samples[i].given_label], i))
+        for picture in star:
+            for i in copies[picture]:
+                if i != best:
+                    kept[i], kind[i] = best, "exact" if picture == star[0] else "near"
+        groups.append([best, *sorted(i for i in members if i != best)])
+    groups.sort()
+    return Duplicates(kept, kind, groups, [g for g in groups if len({samples[i].given_label for i in g}) > 1])
+
+
+# --- near copies ----------------------------------------------------------------------------------------------------
+
+
+def near_pairs(
+    indices: Sequence[int], facts: Sequence[ImageFacts], same_picture: SamePicture, max_distance: int
+) -> Iterator[tuple[int, int]]:
+    """The pairs (i, j) whose hashes differ in at most `max_distance` bits and that `same_picture` confirms."""
+    indices = np.asarray(indices, dtype=np.int64)
+    hashes = np.array([facts[i].phash for i in indices], dtype=np.uint64)
+    for a, b in _batches(close_hashes(hashes, max_distance)):
+        same = same_picture(indices[a], indices[b])
+        yield from zip(indices[a[same]].tolist(), indices[b[same]].tolist(), strict=True)
+
+
+def _batches(pairs: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The same pairs in batches of about PAIRS."""
+    waiting, n = [], 0
+    for pair in pairs:
+        waiting.append(pair)
+        n += len(pair[0])
+        if n >= PAIRS:
+            a, b = (np.concatenate(side) for side in zip(*waiting, strict=True))
+            for start in range(0, n, PAIRS):
+                yield a[start : start + PAIRS], b[start : start + PAIRS]
+            waiting, n = [], 0
+    if n:
+        yield tuple(np.concatenate(side) for side in zip(*waiting, strict=True))
+
+
+def close_hashes(hashes: np.ndarray, max_distance: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All pairs a < b of (n,) uint64 hashes that differ in at most `max_distance` bits, each once, in arrays.
+
+    Multi-index hashing: of three bands of 21, 21 and 22 bits at least one differs in at most max_distance // 3 bits,
+    so flipping so many bits of a band and looking the result up finds every pair. Of more than CROWD equal hashes each
+    is paired with the first CROWD only: time stays linear where a crawl holds a hundred thousand blank pictures.
+    """
+    unique, hash_of = np.unique(hashes, return_inverse=True)
+    order = np.argsort(hash_of, kind="stable")
+    starts = np.searchsorted(hash_of[order], np.arange(len(unique) + 1))
+    for u in np.flatnonzero(np.diff(starts) > 1):
+        yield from _within(order[starts[u] : starts[u + 1]])
+    for u, v in _close_unique(unique, max_distance):
+        yield from _across(u, v, order, starts)
+
+
+def _within(members: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for k in range(min(len(members) - 1, CROWD)):
+        rest = members[k + 1 :]
+        yield np.full(len(rest), members[k]), rest
+
+
+def _across(u: np.ndarray, v: np.ndarray, order: np.ndarray, starts: np.ndarray) -> Iterator[tuple]:
+    """Pairs of unique hashes → pairs of their members."""
+    single = (np.diff(starts)[u] == 1) & (np.diff(starts)[v] == 1)
+    a, b = order[starts[u[single]]], order[starts[v[single]]]
+    yield np.minimum(a, b), np.maximum(a, b)
+    for x, y in zip(u[~single], v[~single], strict=True):
+        few, many = sorted((order[starts[x] : starts[x + 1]], order[starts[y] : starts[y + 1]]), key=len)
+        for member in few[:CROWD]:
+            yield np.minimum(member, many), np.maximum(member, many)
+
+
+def _close_unique(unique: np.ndarray, max_distance: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs u < v of sorted unique hashes, each once: in the first band in which they are close enough."""
+    radius = max_distance // 3
+    bands = [(unique >> np.uint64(shift) & np.uint64((1 << width) - 1)).astype(np.int64) for shift, width in _BANDS]
+    for k, (_, width) in enumerate(_BANDS):
+        order = np.argsort(bands[k], kind="stable")
+        first = np.zeros((1 << width) + 1, np.int32)  # the band's value → where it begins in the order
+        np.cumsum(np.bincount(bands[k], minlength=1 << width), out=first[1:])
+        flips = [sum(1 << bit for bit in bits) for r in range(radius + 1) for bits in combinations(range(width), r)]
+        for flip in flips:
+            sought = bands[k] ^ flip
+            n_found = first[sought + 1] - first[sought]
+            found = np.flatnonzero(n_found)
+            for some in np.array_split(found, 1 + int(n_found[found].sum()) // (1 << 22)):
+                u = np.repeat(some, n_found[some])
+                nth = np.arange(len(u)) - np.repeat(np.cumsum(n_found[some]) - n_found[some], n_found[some])
+                v = order[first[sought[u]] + nth]
+                keep = (u < v) & (count_bits(unique[u] ^ unique[v]) <= max_distance)
+                for earlier in range(k):
+                    keep &= count_bits(bands[earlier][u] ^ bands[earlier][v]) > radius
+                if keep.any():
+                    yield u[keep], v[keep]
+
+
+_BANDS = ((0, 21), (21, 21), (42, 22))  # shift, width
+
+
+def count_bits(numbers: np.ndarray) -> np.ndarray:
+    """(n,) of 64 bits → (n,) how many of them are set. (numpy 2 has it built in, numpy 1 not.)"""
+    return _BITS_SET[numbers.view(np.uint16).reshape(-1, 4)].sum(axis=1)
+
+
+_BITS_SET = np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1).sum(1, np.uint8)
+
+
+# --- a look at the pixels -------------------------------------------------------------------------------------------
+
+
+def picture_comparison(load: Callable[[Sequence[int], int], np.ndarray]) -> SamePicture:
+    """The `same_picture` that looks at small pictures; load(indices, size) gives them, (b, size, size, 3) uint8."""
+
+    def same_picture(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        indices, place = np.unique(np.concatenate([a, b]), return_inverse=True)
+        looks = thumbnails(load(indices, SIZE_PX))
+        return alike(looks[place[: len(a)]], looks[place[len(a) :]])
+
+    return same_picture
+
+
+def thumbnails(pictures: np.ndarray) -> np.ndarray:
+    """(b, 32, 32, 3) uint8 → float32, blurred against recompression, of mean 0 and variance 1 against brightness.
+
+    NaN where a picture is nearly flat: noise blown up to variance 1 shows nothing.
+    """
+    looks = pictures.astype(np.float32)
+    for _ in range(2):
+        edged = np.pad(looks, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+        looks = sum(edged[:, y : y + SIZE_PX, x : x + SIZE_PX] for y in range(3) for x in range(3)) / 9
+    looks -= looks.mean((1, 2, 3), keepdims=True)
+    deviation = looks.std((1, 2, 3), keepdims=True)
+    return looks / np.where(deviation < FLAT, np.nan, deviation)
+
+
+def alike(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(m, 32, 32, 3) thumbnails, twice → (m,) bool: is the difference small over all and nowhere large?"""
+    squares = ((a - b) ** 2).mean(axis=3)
+    whole = np.sqrt(squares.mean((1, 2)))
+    tiles = np.sqrt(squares.reshape(-1, 8, 4, 8, 4).mean((2, 4)))
+    return (whole <= WHOLE) & (tiles.max((1, 2)) <= TILE)
+
+
+SIZE_PX = 32
+FLAT = 4.0  # grey levels
+# Measured on 748 web photos and 60,000 CIFAR-100 images, with cans, bottles and fruit before one background as the
+# hardest pairs that are not the same: 99 % of them differ by more than 0.23 over all and by more than 0.54 in a tile of
+# 4 × 4 pixels. 95 % of the photos stay below 0.12 and 0.38 when cut by 2 % or brightened, tiny ones below 0.18 and 0.39
+# when saved as JPEG of quality 40.
+WHOLE = 0.22
+TILE = 0.5

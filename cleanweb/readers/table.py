@@ -1,0 +1,438 @@
+"""A table of paths and labels (CSV, TSV, JSON lines, JSON, Parquet), alone or with the folder its paths lie in; and
+Parquet that embeds the images, a file or a folder of them.
+
+Labels are text as written: 007 stays 007. Every row is a sample; every file of the folder that no row names is one too.
+CSV is read by Python's csv module in its strict mode, Parquet by DuckDB. What kind of table it is shows its content,
+not its name.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from cleanweb.errors import CrawlError, UsageError
+from cleanweb.readers import SIDECARS, Crawl, choose, printable, walk
+from cleanweb.records import Sample, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: the path as written, the label (None where empty), and the Parquet row that embeds the image."""
+
+    path: str
+    label: str | None
+    embedded: int | None = None
+
+
+def sniff(source: Path, labels: Path | None) -> bool:
+    """A table, a folder with a table, or a folder of Parquet files and nothing else that could be images."""
+    if labels is not None:
+        return True
+    return bool(_shards(source)) if source.is_dir() else source.is_file() and _is_table(source)
+
+
+def read(source: Path, labels: Path | None, path_column: str | None, label_column: str | None) -> Crawl:
+    """See `cleanweb.readers.read`."""
+    root = source if source.is_dir() else source.parent
+    tables = [labels or source] if labels or source.is_file() else _shards(source)
+    if labels and not (labels.is_file() and _is_table(labels)):
+        raise UsageError(f"{labels} is no table: --labels takes a CSV, TSV, JSON lines or Parquet file.")
+    samples: list[Sample] = []
+    namings = _Namings()
+    for table in tables:
+        finder = _Finder(root, table.parent)
+        with_images = labels is None  # beside a folder, a table's own copies of the images are not wanted
+        for row in _rows(table, path_column, label_column, with_images):
+            if row.embedded is None:
+                samples.append(_listed(row, finder, namings))
+            else:
+                samples.append(_embedded(row, table, root, namings))
+    notes: list[str] = []
+    if len(tables) > 1:
+        notes.append(f"read {len(tables)} Parquet files: {', '.join(table.name for table in tables)}")
+    if labels:
+        samples += _unlisted(root, labels, {sample.file for sample in samples}, notes)
+    return Crawl(root, samples, notes)
+
+
+# --- rows → samples -------------------------------------------------------------------------------------------------
+
+
+class _Namings:
+    """How often each path was named so far, and the label it was first given."""
+
+    def __init__(self):
+        self.times: Counter[str] = Counter()
+        self.labels: dict[str, str] = {}
+
+    def sample_id(self, path: str) -> str:
+        self.times[path] += 1
+        while self.times[path] > 1 and self.times[f"{path}#{self.times[path]}"]:  # a file may be called "a.jpg#2"
+            self.times[path] += 1
+        sample_id = path if self.times[path] == 1 else f"{path}#{self.times[path]}"
+        if sample_id != path:
+            self.times[sample_id] += 1
+        return sample_id
+
+
+def _listed(row: Row, finder: "_Finder", namings: _Namings) -> Sample:
+    file = finder.find(row.path)
+    path = finder.relative(file) if file else printable(row.path)
+    first = namings.labels.get(path)
+    if not file:
+        note = "the row names no file" if not row.path.strip() else f"no such file in {finder.places()}"
+        status = Status.MISSING
+    elif row.label is None:
+        status, note = Status.UNLABELED, "the row has an empty label"
+    elif first is None:
+        namings.labels[path] = row.label
+        status, note = Status.OK, ""
+    elif first == row.label:
+        status, note = Status.REPEATED, "the table names this path again, with the same label"
+    else:
+        status, note = Status.CONFLICTING, f"the table names this path again; it was labeled {first!r} before"
+    return Sample(namings.sample_id(path), path, file or "", None, row.label, status, note)
+
+
+def _embedded(row: Row, table: Path, root: Path, namings: _Namings) -> Sample:
+    path = printable(row.path) or f"{table.relative_to(root).as_posix()}/{row.embedded}"
+    status, note = (Status.OK, "") if row.label is not None else (Status.UNLABELED, "the row has an empty label")
+    return Sample(namings.sample_id(path), path, os.fspath(table), row.embedded, row.label, status, note)
+
+
+def _unlisted(root: Path, table: Path, named: set[str], notes: list[str]) -> list[Sample]:
+    samples = []
+    for file in walk(root, notes):
+        if file in named or Path(file) == table or Path(file).suffix.lower() in SIDECARS:
+            continue
+        path = printable(Path(file).relative_to(root).as_posix())
+        samples.append(Sample(path, path, file, None, None, Status.UNLISTED, "no row of the table names this file"))
+    return samples
+
+
+class _Finder:
+    """Which file a path of a table means: relative to the crawl folder, else to the table's; or absolute."""
+
+    def __init__(self, root: Path, beside: Path):
+        self.root = os.fspath(root)
+        self.bases = list(dict.fromkeys((self.root, os.fspath(beside))))
+        self.real = cache(os.path.realpath)
+
+    def find(self, text: str) -> str | None:
+        """The file, absolute; None where there is none."""
+        if not text.strip():
+            return None
+        spellings = dict.fromkeys((text, text.strip(), text.replace("\\", "/")))
+        for respell in (lambda file: file, _as_on_disk):
+            for spelling in spellings:
+                for base in self.bases:
+                    file = respell(os.path.normpath(os.path.join(base, spelling)))  # noqa: PTH118
+                    if file and os.path.isfile(file):  # noqa: PTH113
+                        return self._inside(file)
+        return None
+
+    def _inside(self, file: str) -> str:
+        """The file by its path through the crawl folder, if it lies there: that may be written in other ways."""
+        if not file.startswith(self.root + os.sep):
+            folder, name = os.path.split(file)
+            real, root = self.real(folder), self.real(self.root)
+            if real == root or real.startswith(root + os.sep):
+                return os.path.normpath(os.path.join(self.root, os.path.relpath(real, root), name))  # noqa: PTH118
+        return file
+
+    def relative(self, file: str) -> str:
+        inside = file.startswith(self.root + os.sep)
+        return printable(file[len(self.root) + 1 :] if inside else file).replace(os.sep, "/")
+
+    def places(self) -> str:
+        return " or ".join(self.bases)
+
+
+def _as_on_disk(file: str) -> str | None:
+    """The existing spelling of a path whose accents are composed in another way (é may be one letter or two)."""
+    if file.isascii():
+        return None
+    folder, name = os.path.split(file)
+    if folder == file:
+        return file
+    if not os.path.isdir(folder):  # noqa: PTH112
+        folder = _as_on_disk(folder)
+    real = folder and _names(folder).get(unicodedata.normalize("NFC", name))
+    return os.path.join(folder, real) if real else None  # noqa: PTH118
+
+
+@lru_cache(maxsize=256)
+def _names(folder: str) -> dict[str, str]:
+    return {unicodedata.normalize("NFC", name): name for name in os.listdir(folder)}  # noqa: PTH208
+
+
+# --- tables → rows --------------------------------------------------------------------------------------------------
+
+
+def _is_table(file: Path) -> bool:
+    """Anything but archives and images, which people hand over by mistake: a table is text or Parquet."""
+    with file.open("rb") as stream:
+        head = stream.read(4096)
+    parquet_or_utf_16 = head.startswith((b"PAR1", b"\xff\xfe", b"\xfe\xff"))
+    archive_or_image = b"\0\0" in head or head.startswith(_NO_TABLES)
+    return parquet_or_utf_16 or not archive_or_image
+
+
+_NO_TABLES = (b"PK", b"\x1f\x8b", b"BZ", b"7z\xbc", b"Rar!", b"\xff\xd8", b"\x89PNG", b"GIF8", b"%PDF")
+
+
+def _rows(table: Path, path_column: str | None, label_column: str | None, with_images: bool) -> Iterator[Row]:
+    with table.open("rb") as stream:
+        parquet = stream.read(4) == b"PAR1"
+    if parquet:
+        yield from _parquet_rows(table, path_column, label_column, with_images)
+        return
+    text = _text(table)
+    as_json = text.lstrip()[:1] in ("{", "[")
+    columns, records = _json(text, table) if as_json else _delimited(text, table)
+    path = columns.index(choose(columns, "path", path_column, table))
+    label = columns.index(choose(columns, "label", label_column, table))
+    for record in records:
+        yield Row(as_text(record[path], table) or "", _label(record[label], table))
+
+
+def _text(table: Path) -> str:
+    data = table.read_bytes()
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise CrawlError(
+            f"{table}, line {line}: the byte 0x{data[error.start]:02x} is not UTF-8. Convert the table, for example: "
+            f"iconv -f WINDOWS-1252 -t UTF-8 '{table.name}' > '{table.stem}-utf8{table.suffix}'"
+        ) from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise CrawlError(f"{table}, line {line}: a NUL byte; the table is damaged, or is not UTF-8 text.")
+    if not text.strip():
+        raise CrawlError(f"{table} is empty: looked for a first line with the names of the columns.")
+    return text
+
+
+def _delimited(text: str, table: Path) -> tuple[list[str], Iterator[list[str]]]:
+    delimiter = _delimiter(text)
+    records = _records(text, delimiter, table)
+    header = [name.strip() for name in next(records)[1]]
+
+    def checked() -> Iterator[list[str]]:
+        for line, record in records:
+            if len(record) != len(header):
+                raise CrawlError(
+                    f"{table}, line {line}: {len(record)} fields, but the first line names {len(header)} columns. "
+                    f'Put "quotes" around fields that contain {delimiter!r}.'
+                )
+            yield record
+
+    return header, checked()
+
+
+def _records(text: str, delimiter: str, table: Path | None) -> Iterator[tuple[int, list[str]]]:
+    """The rows that are not blank, with the line each begins on."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            record = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            words = f"a quote is opened and not closed, or stands inside a field ({error})"
+            raise CrawlError(f"{table}, line {line}: {words}.") from None
+        if record:
+            yield line, record
+
+
+def _delimiter(text: str) -> str:
+    """Of tab, comma, semicolon and pipe the one that cuts the first lines into equally many fields, and into most."""
+
+    def cut(delimiter: str) -> tuple[bool, int]:
+        widths = []
+        try:
+            for _, (_, record) in zip(range(50), _records(text, delimiter, None), strict=False):
+                widths.append(len(record))
+        except CrawlError:
+            pass
+        return len(set(widths)) == 1 and widths[0] > 1, widths[0] if widths else 0
+
+    return max("\t,;|", key=cut)
+
+
+def _json(text: str, table: Path) -> tuple[list[str], Iterator[list[Any]]]:
+    """JSON lines, or one array of objects. A row may lack a key: it is null there."""
+    number = lambda written: int(float(written)) if float(written).is_integer() else written  # noqa: E731
+    decode = json.JSONDecoder(parse_float=number, parse_constant=lambda _: None).decode
+    records, line = [], 1
+    try:
+        if text.lstrip().startswith("["):
+            records = list(enumerate(decode(text.strip()), 1))
+        else:
+            for line, written in enumerate(text.split("\n"), 1):  # not splitlines: JSON may hold other line ends
+                if written.strip():
+                    records.append((line, decode(written.strip())))
+    except (ValueError, RecursionError) as error:
+        line = getattr(error, "lineno", 1) + line - 1
+        raise CrawlError(f"{table}, line {line}: not JSON ({error}). Each line must hold one whole object.") from None
+    for line, record in records:
+        if not isinstance(record, dict):
+            raise CrawlError(f"{table}, line {line}: {str(record)[:60]!r} is no object with a path and a label.")
+    columns = list(dict.fromkeys(key for _, record in records for key in record))
+    return columns, ([record.get(column) for column in columns] for _, record in records)
+
+
+def as_text(value: Any, table: Path) -> str | None:
+    """A value as the text it was written as; None where there is none. 3.0 is 3: nulls turn integers into floats."""
+    match value:
+        case None | str():
+            return value
+        case bool():
+            return str(value).lower()
+        case float() | Decimal():
+            return None if math.isnan(value) else str(int(value)) if value == value // 1 else str(value)
+        case bytes() | list() | tuple() | dict():
+            raise UsageError(f"{table}: a path or a label is {str(value)[:60]!r}, not a text. Choose another column.")
+    return str(value)
+
+
+def _label(value: Any, table: Path) -> str | None:
+    text = as_text(value, table)
+    return printable(text) if text and text.strip() else None
+
+
+# --- Parquet --------------------------------------------------------------------------------------------------------
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The Parquet files of a folder that holds no other data: the layout of Hugging Face datasets."""
+    others = SIDECARS - {".parquet"} | {".py", ".yaml", ".yml"}
+    files = [file for file in map(Path, walk(folder, [])) if file.suffix.lower() not in others]
+    return files if all(file.suffix.lower() == ".parquet" for file in files) else []
+
+
+def stream(file: str) -> Iterator[tuple[int, bytes]]:
+    """Every row number of a Parquet file with the image it embeds; none is zero bytes. Memory: some row groups."""
+    with _Parquet(file) as parquet:
+        result = parquet.query(f"SELECT file_row_number, {parquet.image_bytes()} FROM")
+        while rows := result.fetchmany(256):
+            for row, content in rows:
+                yield row, content or b""
+
+
+def embedded(file: str, row: int) -> bytes:
+    """The image that one row embeds. Raises CrawlError where there is none."""
+    with _Parquet(file) as parquet:
+        found = parquet.query(f"SELECT {parquet.image_bytes()} FROM", f"WHERE file_row_number = {int(row)}").fetchone()
+    if found is None or found[0] is None:
+        raise CrawlError(f"{file} embeds no image in row {row}.")
+    return found[0]
+
+
+def _parquet_rows(table: Path, path_column: str | None, label_column: str | None, with_images: bool) -> Iterator[Row]:
+    with _Parquet(os.fspath(table)) as parquet:
+        texts = [name for name, kind in parquet.columns.items() if kind == "text"]
+        images = [name for name, kind in parquet.columns.items() if kind not in ("text", "other")]
+        given = path_column and choose(list(parquet.columns), "path", path_column, table)
+        from_images = given in images if given else bool(images) and (with_images or not texts)
+        if given and from_images and given != parquet.image():
+            raise UsageError(
+                f"{table} embeds several images in a row: {', '.join(images)}. Only {parquet.image()} is read; write "
+                f'a file with the other alone: duckdb -c "COPY (SELECT {given}, … FROM …) TO …"'
+            )
+        path = parquet.image() if from_images else given or choose(texts, "path", None, table)
+        label = choose([name for name in parquet.columns if name not in images], "label", label_column, table)
+        absent = parquet.absent() if from_images else set()
+        written = parquet.image_path() if from_images else _quoted(path)
+        result = parquet.query(f"SELECT file_row_number, {written}, {_quoted(label)} FROM")
+        while rows := result.fetchmany(2048):
+            for number, where, given_label in rows:
+                row = number if from_images and number not in absent else None
+                yield Row(as_text(where, table) or "", _label(given_label, table), row)
+
+
+class _Parquet:
+    """One open Parquet file, its columns by kind: "struct" and "blob" embed images, then "text" and "other"."""
+
+    def __init__(self, file: str):
+        self.file = file
+        self.connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
+
+    def __enter__(self) -> "_Parquet":
+        header = self.query("SELECT * EXCLUDE (file_row_number) FROM", "LIMIT 0").description
+        self.columns = {name: _kind(name, kind) for name, kind, *_ in header}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+
+    def query(self, select: str, where: str = "") -> duckdb.DuckDBPyConnection:
+        statement = f"{select} read_parquet(?, file_row_number = true) {where}"
+        try:
+            return self.connection.execute(statement, [_as_pattern(self.file)])
+        except duckdb.Error as error:
+            raise CrawlError(f"{self.file} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+
+    def image(self) -> str:
+        """The column that embeds the images: the only one, or that which is best called so."""
+        images = [name for name, kind in self.columns.items() if kind in ("struct", "blob")]
+        if not images:
+            raise CrawlError(f"{self.file} embeds no images: looked for a column with bytes.")
+        return images[0] if len(images) == 1 else choose(images, "path", None, Path(self.file))
+
+    def image_bytes(self) -> str:
+        return _quoted(self.image()) + (".bytes" if self.columns[self.image()] == "struct" else "")
+
+    def image_path(self) -> str:
+        return _quoted(self.image()) + ".path" if self.columns[self.image()] == "struct" else "''"
+
+    def absent(self) -> set[int]:
+        """The rows that embed no bytes: the file lies elsewhere. The images are read for it only if need be."""
+        leaf = self.image() + (", bytes" if self.columns[self.image()] == "struct" else "")
+        nulls = "coalesce(sum(coalesce(stats_null_count, 1)), 1)"
+        nulls = f"SELECT {nulls} FROM parquet_metadata(?) WHERE path_in_schema = ?"
+        if self.connection.execute(nulls, [_as_pattern(self.file), leaf]).fetchone()[0] == 0:
+            return set()
+        rows = self.query("SELECT file_row_number FROM", f"WHERE {self.image_bytes()} IS NULL").fetchall()
+        return {row for (row,) in rows}
+
+
+# A column of bare bytes is taken for images only where its name says so: it might be a hash.
+_IMAGE_WORDS = {"image", "img", "bytes", "jpg", "jpeg", "png", "webp", "content", "picture", "photo"}
+
+
+def _kind(name: str, kind: Any) -> str:
+    match kind.id:
+        case "struct":
+            inner = {name: child.id for name, child in kind.children}
+            return "struct" if inner.get("bytes") == "blob" and inner.get("path") == "varchar" else "other"
+        case "blob" if set(re.findall("[a-z]+", name.lower())) & _IMAGE_WORDS:
+            return "blob"
+        case "varchar" | "enum":
+            return "text"
+    return "other"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _as_pattern(file: str) -> str:
+    """DuckDB takes names for patterns: here they are names."""
+    return re.sub(r"([\[*?])", r"[\1]", file)

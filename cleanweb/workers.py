@@ -1,0 +1,204 @@
+"""A small pool of supervised processes.
+
+Decoders written in C can crash, hang or eat the memory. Here such an item costs itself alone: its process is replaced,
+it is answered with `Failed`, and the other items go on. Items are handed out in small bunches, at most one bunch per
+process, so that a crawl of any size takes little memory; answers come back one by one, so that it is always known
+which item a process was working on.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from cleanweb.errors import MachineError
+
+Keyed = tuple[int, Any]  # an item, or its answer, under the number it came with
+Start = Callable[[int], Callable[[Any], Any]]
+
+BUNCH_S = 0.1  # a bunch of items should take this long: long beside a message, short beside the whole
+BUNCH_ITEMS = 64
+BUNCH_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The answer to an item that could not be answered."""
+
+    words: str
+
+
+def run(start: Start, items: Iterable[Keyed], workers: int, deadline_s: float = 60.0) -> Iterator[Keyed]:
+    """Answer every (key, item) with (key, function(item)), in any order, on `workers` processes; 0: in this process.
+
+    `start(number)` is called once in each process, with a number never given before, and returns the function; it must
+    be picklable. An item whose function raises, whose process dies or that takes longer than `deadline_s` seconds is
+    answered with `Failed` (in this process only the first of the three can be caught). Leaving the iterator, by Ctrl-C
+    too, ends all processes. Raises MachineError where processes do not even start.
+    """
+    if workers == 0:
+        function = start(0)
+        for key, item in items:
+            yield key, _attempt(function, item)
+        return
+    queue, numbers, pool = _Queue(items), count(), []
+    try:
+        while True:
+            queue.refill()
+            while queue.waiting and len(pool) < workers:
+                pool.append(_Worker(start, next(numbers)))
+            for worker in pool:
+                if worker.ready and not worker.todo:
+                    worker.give(queue)
+            if not queue.waiting and not any(worker.todo for worker in pool):
+                return
+            wait([worker.pipe for worker in pool], timeout=min(1.0, deadline_s / 4))
+            for worker in pool:
+                yield from worker.answers(queue, deadline_s)
+            pool = [worker for worker in pool if not worker.gone]
+    finally:
+        for worker in pool:
+            worker.end()
+
+
+class _Queue:
+    """The items still to be handed out: those of broken-off bunches first, then the stream's."""
+
+    def __init__(self, items: Iterable[Keyed]):
+        self.items, self.waiting, self.size = iter(items), deque(), 1
+
+    def refill(self) -> None:
+        """Look one item ahead: `waiting` is empty only where nothing is left."""
+        if not self.waiting:
+            self.waiting.extend(item for _, item in zip(range(1), self.items, strict=False))
+
+    def bunch(self) -> list[Keyed]:
+        taken, n_bytes = [], 0
+        while len(taken) < self.size and n_bytes < BUNCH_BYTES:
+            self.refill()
+            if not self.waiting:
+                break
+            taken.append(self.waiting.popleft())
+            n_bytes += len(taken[-1][1]) if isinstance(taken[-1][1], bytes) else 0
+        return taken
+
+    def learn(self, n: int, seconds: float) -> None:
+        """A bunch of n items took so long: size the next ones by it."""
+        self.size = max(1, min(BUNCH_ITEMS, 2 * n, round(n * BUNCH_S / max(seconds, 1e-6))))
+
+
+class _Worker:
+    def __init__(self, start: Start, number: int):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, far_end = context.Pipe()
+        self.process = context.Process(target=_serve, args=(far_end, start, number), daemon=True)
+        self.todo: deque[Keyed] = deque()  # handed out and not answered; the first is being worked on
+        self.ready = self.gone = False
+        self.given = 0
+        self.given_at = self.heard_at = time.monotonic()
+        with _sigint_blocked():  # the child inherits this: Ctrl-C is for the parent alone, from the first instruction
+            self.process.start()
+        far_end.close()  # so that the pipe ends when the child does
+
+    def give(self, queue: _Queue) -> None:
+        bunch = queue.bunch()
+        self.todo.extend(bunch)
+        self.given, self.given_at = len(bunch), time.monotonic()
+        self.heard_at = self.given_at
+        try:
+            self.pipe.send([item for _, item in bunch])
+        except OSError:  # died while it had nothing to do: no item is to blame
+            queue.waiting.extendleft(reversed(self.todo))
+            self.todo.clear()
+
+    def answers(self, queue: _Queue, deadline_s: float) -> Iterator[Keyed]:
+        """What has come from this process since the last look, its end included."""
+        try:
+            while self.pipe.poll():
+                answer = self.pipe.recv()
+                self.heard_at = time.monotonic()
+                if not self.ready:
+                    self.ready = True
+                    continue
+                key, _ = self.todo.popleft()
+                if not self.todo:
+                    queue.learn(self.given, self.heard_at - self.given_at)
+                yield key, answer
+        except (EOFError, OSError):
+            yield from self._bury(queue, self._cause())
+        else:
+            if self.todo and time.monotonic() - self.heard_at > deadline_s:
+                yield from self._bury(queue, f"took longer than {deadline_s:g} s")
+
+    def _cause(self) -> str:
+        self.process.join(5)
+        code = self.process.exitcode
+        if not self.ready:
+            raise MachineError(
+                f"A worker process ended before it began (exit code {code}). Use --workers 0 to work in one process; "
+                "in a script of your own, put the call under: if __name__ == '__main__':"
+            )
+        return f"the decoder crashed (signal {-code})" if code and code < 0 else f"the decoder ended (exit code {code})"
+
+    def _bury(self, queue: _Queue, words: str) -> Iterator[Keyed]:
+        self.end()
+        if self.todo:
+            key, _ = self.todo.popleft()
+            queue.waiting.extendleft(reversed(self.todo))
+            self.todo.clear()
+            yield key, Failed(words)
+
+    def end(self) -> None:
+        if not self.gone:
+            self.gone = True
+            self.process.kill()
+            self.process.join()
+            self.process.close()
+            self.pipe.close()
+
+
+def _attempt(function: Callable[[Any], Any], item: Any) -> Any:
+    try:
+        return function(item)
+    except Exception as error:
+        return Failed(f"{type(error).__name__}: {error}")
+
+
+def _serve(pipe: Connection, start: Start, number: int) -> None:
+    """The life of a process: bunches in, answers out, until the pipe closes."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    function = start(number)
+    try:
+        pipe.send("ready")
+        while True:
+            for item in pipe.recv():
+                pipe.send(_attempt(function, item))
+    except (EOFError, OSError):
+        return
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its children, and one inside a decoder would not notice its end."""
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+@contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """No SIGINT for this thread and for processes started by it; one that comes meanwhile is delivered afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
