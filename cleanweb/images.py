@@ -42,23 +42,30 @@ def inspect_one(content: Path | bytes, name: str = "") -> tuple[ImageFacts, Imag
 
     `name` is what the bytes were called, to note a wrong extension; a Path brings its own.
     """
-    facts = ImageFacts(Status.OK)
-    try:
-        data = _read(content)
-        facts = replace(facts, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    facts, data = ImageFacts(Status.OK), b""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            data = _read(content)
+            facts = replace(facts, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
             opened = _open(data)
             facts = replace(facts, format=opened.format or "", width=opened.width, height=opened.height)
             picture = _decode(opened)
             note = _note(opened, name or (content.name if isinstance(content, Path) else ""))
-        pixels = hashlib.blake2b(f"{picture.width}x{picture.height}:".encode(), digest_size=16)
-        pixels.update(np.asarray(picture))
-        facts = replace(facts, width=picture.width, height=picture.height, pixel_digest=pixels.hexdigest())
-        return replace(facts, phash=phash(picture), note=note), picture
-    except Exception as error:
-        status, words = _explain(error)
-        return replace(facts, status=status, error=words), None
+            return replace(facts, **_hashes(picture), note=note), picture
+        except Exception as error:
+            status, words = _explain(error)
+            if status == Status.ERROR and _is_short(data):
+                status, words = Status.TRUNCATED, f"the file breaks off ({words})"
+            return replace(facts, status=status, error=words), None
+
+
+def _hashes(picture: Image.Image) -> dict[str, object]:
+    """The facts that are read off the pixels."""
+    pixels = hashlib.blake2b(f"{picture.width}x{picture.height}:".encode(), digest_size=16)
+    pixels.update(np.asarray(picture))
+    size = {"width": picture.width, "height": picture.height}
+    return {**size, "pixel_digest": pixels.hexdigest(), "phash": phash(picture)}
 
 
 def phash(picture: Image.Image) -> int:
@@ -281,8 +288,7 @@ def _unidentified(data: bytes) -> tuple[Status, str]:
         return Status.UNSUPPORTED, "a HEIC or AVIF image that this Pillow cannot read"
     for sign, (name, end) in _IMAGES.items():
         if data.startswith(sign):
-            short = name == "WEBP" and int.from_bytes(data[4:8], "little") + 8 > len(data)
-            if short or not data.rstrip(b"\0").endswith(end):
+            if not data.rstrip(b"\0").endswith(end):
                 return Status.TRUNCATED, f"the {name} breaks off in its header"
             return Status.ERROR, f"a damaged {name}: its header cannot be read"
     if not data.strip(b"\0"):
@@ -294,6 +300,22 @@ def _unidentified(data: bytes) -> tuple[Status, str]:
     if all(letter.isprintable() or letter.isspace() for letter in text):
         return Status.NOT_AN_IMAGE, "JSON" if text.lstrip()[:1] in ("{", "[") else "a text"
     return Status.NOT_AN_IMAGE, f"no known image format (begins with {data[:8].hex(' ')})"
+
+
+def _is_short(data: bytes) -> bool:
+    """Does the file itself say that it is longer than it is? (For formats whose decoders do not say so.)"""
+    if data.startswith(b"RIFF"):
+        return int.from_bytes(data[4:8], "little") + 8 > len(data)
+    if not data.startswith((b"II*\0", b"MM\0*")):
+        return False
+    if int.from_bytes(data[4:8], "little" if data.startswith(b"II") else "big") >= len(data):
+        return True  # where the list of parts should begin
+    try:
+        tags = Image.open(BytesIO(data), formats=("TIFF",)).tag_v2
+        starts, sizes = (tags.get(strips) or tags.get(tiles) for strips, tiles in ((273, 324), (279, 325)))
+        return any(start + size > len(data) for start, size in zip(starts, sizes, strict=True))
+    except Exception:
+        return False
 
 
 # --- the decoded cache ----------------------------------------------------------------------------------------------
@@ -417,18 +439,17 @@ def _clear(folder: Path) -> None:
 
 def _inspector(cache_folder: Path | None, size_px: int, number: int) -> Callable[[Path | bytes], object]:
     """What one process does to one file: (facts, place in the cache), or the MachineError that stops the whole."""
-    file = None if cache_folder is None else _pixel_file(cache_folder, number).open("ab", buffering=0)
 
     def inspect_and_keep(content: Path | bytes) -> object:
         with quiet():
             facts, picture = inspect_one(content)
-        if picture is None or file is None:
+        if picture is None or cache_folder is None:
             return facts, None
-        square = np.ascontiguousarray(centre_square(picture, size_px))
+        square = centre_square(picture, size_px)
         try:
-            offset = file.tell()
-            while file.tell() < offset + square.nbytes:  # an unbuffered write may stop short
-                file.write(square.data.cast("B")[file.tell() - offset :])
+            with _pixel_file(cache_folder, number).open("ab") as file:
+                offset = file.tell()
+                file.write(np.ascontiguousarray(square).data)
         except OSError as error:
             return MachineError(f"The decoded images cannot be kept in {cache_folder}: {error}. Free some space there.")
         return facts, (number, len(square), offset)

@@ -1,0 +1,202 @@
+"""Copies of a picture: all exact ones, near ones without chains or false merges, and which copy is kept."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageEnhance
+
+from cleanweb.duplicates import (
+    CROWD,
+    close_hashes,
+    count_bits,
+    first_rows,
+    group,
+    picture_comparison,
+    thumbnails,
+)
+from cleanweb.images import inspect, inspect_one
+from cleanweb.records import ImageFacts, Sample, Status, silent
+
+
+def crawl(*rows: tuple) -> tuple[list[Sample], list[ImageFacts]]:
+    """(digest, label, width, phash, status) per sample, the last three optional."""
+    samples, facts = [], []
+    for i, (digest, label, *rest) in enumerate(rows):
+        width, phash, status = (*rest, *(10, 0, Status.OK)[len(rest) :])
+        again = status in (Status.REPEATED, Status.CONFLICTING)
+        samples.append(Sample(f"{i}", f"{i}", f"/{digest if again else i}", None, label, status))
+        facts.append(ImageFacts(Status.OK, width=width, height=1, pixel_digest=digest, phash=phash))
+    return samples, facts
+
+
+def always(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.ones(len(a), bool)
+
+
+def test_exact_copies_keep_the_label_of_most_then_the_first():
+    found = group(*crawl(("x", "dog"), ("y", "cat"), ("x", "cat"), ("x", "cat"), ("y", "cat")), None)
+    assert found.kept.tolist() == [2, 1, 2, 2, 1]
+    assert found.kind == ["exact", "", "", "exact", "exact"]
+    assert found.groups == [[1, 4], [2, 0, 3]]
+    assert found.conflicts == [[2, 0, 3]]
+
+
+def test_of_near_copies_the_largest_is_kept():
+    found = group(*crawl(("a", "cat", 10, 0b1), ("b", "cat", 30, 0b11), ("c", "cat", 20, 0b111)), always)
+    assert found.kept.tolist() == [1, 1, 1]
+    assert found.kind == ["near", "", "near"]
+    assert found.conflicts == []
+
+
+def test_labels_of_most_come_before_pixels():
+    found = group(*crawl(("a", "cat", 99), ("b", "dog", 10), ("c", "dog", 20)), always)
+    assert found.kept.tolist() == [2, 2, 2]
+    assert found.conflicts == [[2, 0, 1]]
+
+
+def test_a_chain_is_no_group():
+    hashes = [0, 0xFF, 0xFFFF, 0xFFFFFF]  # each 8 bits from the next
+    samples, facts = crawl(*((str(i), "cat", 10 - i, h) for i, h in enumerate(hashes)))
+    found = group(samples, facts, always)
+    for i, keeper in enumerate(found.kept):
+        assert (hashes[i] ^ hashes[keeper]).bit_count() <= 8
+        assert found.kept[keeper] == keeper
+    assert found.groups == [[1, 0, 2]]
+
+
+def test_only_usable_samples_take_part():
+    samples, facts = crawl(
+        ("x", None, 10, 0, Status.UNLABELED), ("x", "cat"), ("x", None, 10, 0, Status.UNLISTED), ("x", "cat")
+    )
+    facts[1] = ImageFacts(Status.TRUNCATED, "breaks off")
+    found = group(samples, facts, always)
+    assert found.kept.tolist() == [0, 1, 2, 3]
+    assert found.groups == []
+
+
+def test_rows_that_name_a_path_again_are_exact_copies_of_the_first():
+    samples = [
+        Sample("a", "a", "/a", None, "cat"),
+        Sample("a#2", "a", "/a", None, "dog", Status.CONFLICTING),
+        Sample("a#3", "a", "/a", None, "dog", Status.CONFLICTING),
+        Sample("b", "b", "/b", None, "dog"),
+        Sample("b#2", "b", "/b", None, "dog", Status.REPEATED),
+        Sample("gone#2", "gone", "", None, "dog", Status.MISSING),
+    ]
+    blank = ImageFacts(Status.OK)
+    facts = [ImageFacts(Status.OK, pixel_digest="a"), blank, blank, ImageFacts(Status.TRUNCATED, "x"), blank, blank]
+    assert first_rows(samples) == {1: 0, 2: 0, 4: 3}
+    found = group(samples, facts, None)
+    assert found.kept.tolist() == [0, 0, 0, 3, 4, 5]  # the rows' pixels are the first row's: it is the one kept
+    assert found.kind == ["", "exact", "exact", "", "", ""]
+    assert found.conflicts == [[0, 1, 2]]
+
+
+def test_an_empty_crawl_has_no_groups():
+    found = group([], [], always)
+    assert (len(found.kept), found.kind, found.groups) == (0, [], [])
+
+
+# --- close hashes ---------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 60), st.integers(0, 11))
+def test_close_hashes_finds_what_the_whole_matrix_finds(seed, n, max_distance):
+    random = np.random.default_rng(seed)
+    centres = random.integers(0, 2**64, 4, dtype=np.uint64)
+    flips = np.uint64(1) << random.integers(0, 64, (n, 7), dtype=np.uint64)
+    hashes = centres[random.integers(0, 4, n)] ^ np.bitwise_xor.reduce(flips * (random.random((n, 7)) < 0.5), axis=1)
+    expected = {
+        (i, j) for j in range(n) for i in range(j) if (int(hashes[i]) ^ int(hashes[j])).bit_count() <= max_distance
+    }
+    found = [(i, j) for a, b in close_hashes(hashes, max_distance) for i, j in zip(a.tolist(), b.tolist(), strict=True)]
+    assert len(found) == len(set(found))
+    assert set(found) == expected
+
+
+def test_count_bits():
+    numbers = np.random.default_rng(0).integers(0, 2**64, 100, dtype=np.uint64)
+    assert count_bits(numbers).tolist() == [int(number).bit_count() for number in numbers]
+
+
+def test_a_crowd_of_equal_hashes_takes_linear_time():
+    n = 5000
+    pairs = sum(len(a) for a, _ in close_hashes(np.zeros(n, np.uint64), 8))
+    assert n - 1 <= pairs <= CROWD * n
+
+
+# --- the look at the pixels -----------------------------------------------------------------------------------------
+
+
+def photo(seed: int) -> Image.Image:
+    """Something with the detail of a photograph: noise at all scales, as clouds have it."""
+    random, size = np.random.default_rng(seed), 192
+    picture = np.zeros((size, size, 3))
+    for side in (3, 6, 12, 24, 48, 96):
+        layer = Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8))
+        picture += np.asarray(layer.resize((size, size), Image.Resampling.BICUBIC), float) / side**0.7
+    return Image.fromarray(((picture - picture.min()) * (255 / np.ptp(picture))).astype(np.uint8))
+
+
+def jpeg(picture: Image.Image, quality: int) -> Image.Image:
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=quality)
+    return Image.open(out)
+
+
+CHANGES = {
+    "jpeg": lambda picture: jpeg(picture, 40),
+    "resized": lambda picture: picture.resize((154, 154)),
+    "cut": lambda picture: picture.crop((2, 2, 190, 190)),
+    "brighter": lambda picture: ImageEnhance.Brightness(picture).enhance(1.15),
+}
+
+
+def found_near(pictures: list[Image.Image], tmp_path) -> list[list[int]]:
+    contents = []
+    for i, picture in enumerate(pictures):
+        out = io.BytesIO()
+        picture.save(out, "PNG")
+        contents.append((i, out.getvalue()))
+    facts, pixels = inspect(contents, len(contents), tmp_path / "cache", 96, 0, silent)
+    samples = [Sample(f"{i}", f"{i}", f"/{i}", None, "cat") for i in facts]
+    return group(samples, [facts[i] for i in range(len(facts))], picture_comparison(pixels.load)).groups
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_light_changes_are_seen_through(tmp_path, change):
+    originals = [photo(seed) for seed in range(30)]
+    groups = found_near([*originals, *map(CHANGES[change], originals)], tmp_path)
+    assert all(len(pair) == 2 and abs(pair[0] - pair[1]) == 30 for pair in groups)  # no false merge
+    assert len(groups) >= 27
+
+
+def test_plain_pictures_are_not_merged(tmp_path):
+    """Blank pages with a little noise, and drawings that differ in one thing only, share their hashes."""
+    random = np.random.default_rng(0)
+    blanks = [Image.fromarray((250 + random.normal(0, 1, (96, 96, 3))).clip(0, 255).astype(np.uint8)) for _ in range(9)]
+    drawings = []
+    for colour in ("red", "green", "blue", "black"):
+        for shape in ("ellipse", "rectangle"):
+            drawing = Image.new("RGB", (96, 96), "white")
+            getattr(ImageDraw.Draw(drawing), shape)((24, 24, 72, 72), fill=colour)
+            drawings.append(drawing)
+    assert found_near(blanks + drawings, tmp_path) == []
+
+
+def test_thumbnails_of_flat_pictures_are_nothing():
+    flat, full = np.full((1, 32, 32, 3), 128, np.uint8), np.asarray(photo(0).resize((32, 32)))[None]
+    assert np.isnan(thumbnails(flat)).all()
+    assert abs(thumbnails(full).mean()) < 1e-5
+    assert thumbnails(full).std() == pytest.approx(1, abs=1e-4)
+
+
+def test_facts_feed_the_grouping():
+    out = io.BytesIO()
+    photo(0).save(out, "PNG")
+    facts = [inspect_one(out.getvalue())[0]] * 2
+    assert group([Sample(f"{i}", "", f"/{i}", None, "cat") for i in range(2)], facts, None).kind == ["", "exact"]

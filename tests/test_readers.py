@@ -1,0 +1,446 @@
+"""Every source becomes the same list of samples; nothing disappears; what is wrong is said with its place."""
+
+import json
+import os
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from cleanweb import readers
+from cleanweb.errors import CrawlError, UsageError
+from cleanweb.readers import READERS, choose, contents, read, read_bytes
+from cleanweb.records import Status
+
+CIFAR = Path(__file__).parents[2] / "shared" / "data" / "cifar100"
+
+
+def files(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+def rows(crawl: readers.Crawl) -> list[tuple]:
+    return [(s.sample_id, s.given_label, s.status.value) for s in crawl.samples]
+
+
+def table(folder: Path, text: str | bytes, name: str = "labels.csv") -> Path:
+    folder.mkdir(exist_ok=True, parents=True)
+    (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return folder / name
+
+
+def parquet(file: Path, select: str) -> Path:
+    file.parent.mkdir(exist_ok=True, parents=True)
+    with duckdb.connect() as connection:
+        connection.execute(f"COPY ({select}) TO '{file}' (FORMAT parquet)")
+    return file
+
+
+EMBEDDED = """SELECT {'bytes': encode(c || r), 'path': c || '/' || r || '.png'} AS image, c AS label, r AS label_id
+              FROM (VALUES ('cat'), ('dog')) AS classes(c), range(3) AS numbers(r)"""
+
+
+# --- folders --------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_per_class(tmp_path):
+    files(tmp_path, "dog/a.jpg", "dog/deep/er/b.php", "cat/a.jpg", "loose.jpg", "readme.txt")
+    files(tmp_path, ".hidden/x.jpg", "cat/.DS_Store", "cat/Thumbs.db", "__MACOSX/x.jpg", "cat/._a.jpg")
+    (tmp_path / "empty").mkdir()
+    crawl = read(tmp_path)
+    assert crawl.root == tmp_path
+    assert rows(crawl) == [
+        ("loose.jpg", None, "unlabeled"),
+        ("cat/a.jpg", "cat", "ok"),
+        ("dog/a.jpg", "dog", "ok"),
+        ("dog/deep/er/b.php", "dog", "ok"),
+    ]
+    assert crawl.notes[0] == "1 image has no label"
+    assert any("readme.txt" in note for note in crawl.notes)
+    assert any("empty" in note for note in crawl.notes)
+    assert [(i, path.read_bytes()) for i, path in contents(crawl.samples)] == [
+        (i, s.path.encode()) for i, s in enumerate(crawl.samples)
+    ]
+
+
+def test_links_are_followed_once_and_loops_end(tmp_path):
+    files(tmp_path / "crawl", "cat/a.jpg", "dog/b.jpg")
+    files(tmp_path / "elsewhere", "c.jpg")
+    (tmp_path / "crawl/cat/loop").symlink_to(tmp_path / "crawl")
+    (tmp_path / "crawl/dog/more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "crawl/dog/lost.jpg").symlink_to(tmp_path / "nothing")
+    crawl = read(tmp_path / "crawl")
+    found = rows(crawl)
+    assert ("dog/more/c.jpg", "dog", "ok") in found
+    assert ("dog/lost.jpg", "dog", "missing") in found
+    assert len(found) == len(set(found)) < 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not text")
+def test_names_that_are_not_text_are_written_as_escapes(tmp_path):
+    files(tmp_path, "cat/a.jpg", "dog/b.jpg")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/cat/caf\xe9.jpg")).write_bytes(b"x")
+    crawl = read(tmp_path)
+    assert all(s.path.encode() for s in crawl.samples)
+    assert dict(contents(crawl.samples))[1].read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["a.jpg", "b.jpg"], "--labels"),
+        (["a.jpg", "labels.csv"], "Did you mean --labels"),
+        (["cat/a.jpg"], "only the class 'cat'"),
+        (["train/cat/a.jpg", "test/cat/b.jpg"], "splits"),
+        ([], "--labels"),
+    ],
+)
+def test_a_folder_that_cannot_be_learned_from(tmp_path, names, words):
+    with pytest.raises(CrawlError, match=words):
+        read(files(tmp_path, *names))
+
+
+def test_there_must_be_something(tmp_path):
+    with pytest.raises(CrawlError, match="Nothing found"):
+        read(tmp_path / "gone")
+    with pytest.raises(CrawlError, match="Nothing found"):
+        read(tmp_path, tmp_path / "gone.csv")
+    with pytest.raises(CrawlError, match="Unpack"):
+        read(table(tmp_path, b"PK\x03\x04" + bytes(50), "crawl.zip"))
+    with pytest.raises(UsageError, match="together with --labels"):
+        read(table(tmp_path, "path,label"), table(tmp_path, "path,label"))
+    with pytest.raises(UsageError, match="--path-column"):
+        read(files(tmp_path, "cat/a.jpg"), path_column="path")
+
+
+# --- tables: the samples --------------------------------------------------------------------------------------------
+
+
+def test_nothing_disappears(tmp_path):
+    files(tmp_path, "a.jpg", "b.jpg", "c.jpg", "d.jpg", "e f.jpg", "sub/g.jpg", "notes.txt")
+    labels = table(
+        tmp_path,
+        "path,label\na.jpg,cat\nb.jpg,dog\na.jpg,cat\n./a.jpg,dog\nc.jpg,\ngone.jpg,cat\n"
+        f"sub/../b.jpg,dog\n{tmp_path}/b.jpg,dog\ne f.jpg,  \ngone.jpg,\n,cat\n",
+    )
+    crawl = read(tmp_path, labels)
+    assert rows(crawl) == [
+        ("a.jpg", "cat", "ok"),
+        ("b.jpg", "dog", "ok"),
+        ("a.jpg#2", "cat", "repeated"),
+        ("a.jpg#3", "dog", "conflicting"),
+        ("c.jpg", None, "unlabeled"),
+        ("gone.jpg", "cat", "missing"),
+        ("b.jpg#2", "dog", "repeated"),
+        ("b.jpg#3", "dog", "repeated"),
+        ("e f.jpg", None, "unlabeled"),
+        ("gone.jpg#2", None, "missing"),
+        ("", "cat", "missing"),
+        ("d.jpg", None, "unlisted"),
+        ("sub/g.jpg", None, "unlisted"),
+    ]
+    assert crawl.notes == [
+        "2 images have no label",
+        "2 files of the folder are named by no row of the table",
+        "3 rows repeat an earlier one",
+        "1 row gives another label to a path named before",
+        "3 rows name a file that does not exist",
+    ]
+    assert all(s.note for s in crawl.samples if s.status != Status.OK)
+    opened = dict(contents(crawl.samples))
+    assert sorted(opened) == [0, 1, 4, 8, 11, 12]
+    assert read_bytes(crawl.samples[12].file, None) == b"sub/g.jpg"
+
+
+def test_an_empty_label_does_not_stand_in_the_way_of_a_label(tmp_path):
+    labels = table(files(tmp_path, "a.jpg", "b.jpg"), "path,label\na.jpg,\na.jpg,cat\nb.jpg,dog\n")
+    assert [s.status.value for s in read(labels).samples] == ["unlabeled", "ok", "ok"]
+
+
+def test_paths_are_found_beside_the_table_too_and_outside(tmp_path):
+    files(tmp_path, "images/a.jpg", "tables/b.jpg", "c.jpg")
+    labels = table(
+        tmp_path / "tables", f"path,label\na.jpg,cat\nb.jpg,dog\n{tmp_path}/c.jpg,cat\n../images/a.jpg,cat\n"
+    )
+    crawl = read(tmp_path / "images", labels)
+    outside = [f"{tmp_path.as_posix()}/{name}" for name in ("tables/b.jpg", "c.jpg")]
+    assert [s.path for s in crawl.samples] == ["a.jpg", *outside, "a.jpg"]
+    assert crawl.samples[3].status == Status.REPEATED
+
+
+def test_a_path_through_another_link_is_the_same_path(tmp_path):
+    files(tmp_path / "real", "a.jpg", "b.jpg")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    labels = table(tmp_path, f"path,label\na.jpg,cat\n{tmp_path}/link/a.jpg,cat\n{tmp_path}/link/b.jpg,dog\n")
+    assert rows(read(tmp_path / "real", labels)) == [
+        ("a.jpg", "cat", "ok"),
+        ("a.jpg#2", "cat", "repeated"),
+        ("b.jpg", "dog", "ok"),
+    ]
+
+
+def test_odd_spellings_of_paths(tmp_path):
+    composed, apart = (unicodedata.normalize(form, "Ünïcode/é ü.jpg") for form in ("NFC", "NFD"))
+    files(tmp_path, apart, "win/b.jpg", " c.jpg", 'it\'s;here,"d".jpg')
+    labels = table(
+        tmp_path,
+        f"path,label\n{composed},cat\n{apart},cat\nwin\\b.jpg,dog\n c.jpg,dog\nwin/b.jpg ,dog\n"
+        '"it\'s;here,""d"".jpg",dog\n',
+    )
+    assert rows(read(tmp_path, labels)) == [
+        (apart, "cat", "ok"),
+        (apart + "#2", "cat", "repeated"),
+        ("win/b.jpg", "dog", "ok"),
+        (" c.jpg", "dog", "ok"),
+        ("win/b.jpg#2", "dog", "repeated"),
+        ('it\'s;here,"d".jpg', "dog", "ok"),
+    ]
+
+
+def test_sample_ids_are_unique_whatever_files_are_called(tmp_path):
+    files(tmp_path, "a.jpg", "a.jpg#2")
+    labels = table(tmp_path, "path,label\na.jpg#2,cat\na.jpg,dog\na.jpg,dog\na.jpg#2,cat\na.jpg,dog\n")
+    ids = [s.sample_id for s in read(tmp_path, labels).samples]
+    assert len(set(ids)) == 5
+
+
+def test_no_file_found_at_all(tmp_path):
+    with pytest.raises(CrawlError, match=r"None of the files.*'x/a.jpg'"):
+        read(table(tmp_path, "path,label\nx/a.jpg,cat\nx/b.jpg,dog\n"))
+    with pytest.raises(CrawlError, match="download"):
+        read(table(tmp_path, "image,label\nhttps://example.org/a.jpg,cat\n"))
+
+
+# --- tables: the formats --------------------------------------------------------------------------------------------
+
+PLAIN = "path,label\na.jpg,007\nsub/b.jpg,dog\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv", PLAIN),
+        ("t.csv", "\ufeff" + PLAIN),
+        ("t.csv", PLAIN.replace("\n", "\r\n")),
+        ("t.csv", PLAIN.replace("\n", "\r")),
+        ("t.csv", PLAIN.replace(",", ";")),
+        ("t.csv", PLAIN.replace(",", "|")),
+        ("t.csv", PLAIN.replace("\n", "\n\n")),
+        ("t.csv", '"path","label"\n"a.jpg","007"\n"sub/b.jpg","dog"'),
+        ("t.tsv", PLAIN.replace(",", "\t")),
+        ("t.txt", PLAIN.replace(",", "\t")),
+        ("t.csv", PLAIN.encode("utf-16")),
+        ("t.csv", "id,File Name,CLASS,note\n1,a.jpg,007,x\n2,sub/b.jpg,dog,\n"),
+        ("t.csv", "path;label;note\na.jpg;007;1,2,3\nsub/b.jpg;dog;1,2,3\n"),
+        ("t.jsonl", '{"path": "a.jpg", "label": "007"}\n{"label": "dog", "path": "sub/b.jpg", "x": [1]}\n'),
+        ("t.json", '[{"path": "a.jpg", "label": "007"},\n {"label": "dog", "path": "sub/b.jpg"}]'),
+        ("t.csv", '{"path": "a.jpg", "label": "007"}\r\n\r\n{"label": "dog", "path": "sub/b.jpg"}'),
+    ],
+)
+def test_tables_of_all_kinds(tmp_path, name, content):
+    files(tmp_path, "a.jpg", "sub/b.jpg")
+    crawl = read(tmp_path, table(tmp_path, content, name))
+    assert rows(crawl) == [("a.jpg", "007", "ok"), ("sub/b.jpg", "dog", "ok")]
+    assert rows(read(tmp_path / name)) == rows(crawl)
+
+
+def test_a_parquet_table(tmp_path):
+    files(tmp_path, "a.jpg", "b.jpg", "c.jpg", "d.jpg")
+    values = "(VALUES ('a.jpg', 7.0), ('b.jpg', 8.0), ('c.jpg', NULL), ('d.jpg', 'nan'::DOUBLE)) AS t(path, label)"
+    file = parquet(tmp_path / "odd [1]*.parquet", f"SELECT * FROM {values}")
+    assert rows(read(tmp_path, file)) == [
+        ("a.jpg", "7", "ok"),
+        ("b.jpg", "8", "ok"),
+        ("c.jpg", None, "unlabeled"),
+        ("d.jpg", None, "unlabeled"),
+    ]
+
+
+def test_labels_are_text_as_written(tmp_path):
+    files(tmp_path, *"abcdef")
+    labels = ['"007"', "7", "7.0", "7.5", "true", "null"]
+    lines = "".join(f'{{"file": "{name}", "target": {label}}}\n' for name, label in zip("abcdef", labels, strict=True))
+    crawl = read(table(tmp_path, lines, "t.jsonl"))
+    assert [s.given_label for s in crawl.samples] == ["007", "7", "7", "7.5", "true", None]
+    crawl = read(table(tmp_path, "file,target\na, 1\nb,1.0\nc,NaN\n"))
+    assert [s.given_label for s in crawl.samples] == [" 1", "1.0", "NaN"]
+
+
+def test_labels_that_differ_in_spelling_are_told(tmp_path):
+    crawl = read(table(files(tmp_path, *"ab"), "file,label\na,Polar Bear\nb,polar bear\n"))
+    assert crawl.notes == ["labels that differ only in spelling: 'Polar Bear', 'polar bear'"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("path,label\na.jpg,cat\nb.jpg,caf\xe9\n".encode("latin1"), r"line 3: the byte 0xe9 .*iconv"),
+        ("path,label\na.jpg,cat\nb.jpg,dog,big\n", "line 3: 3 fields"),
+        ("path,label\na.jpg,cat\nb.jpg\n", "line 3: 1 fields"),
+        ('path,label\na.jpg,cat\n"b.jpg,dog\nc.jpg,dog\n', "line 3: a quote"),
+        ("path,label\na.jpg,c\0t\n", "line 2: a NUL"),
+        ("", "is empty"),
+        ('{"path": "a.jpg", "label": "cat"}\n{"path": "b.jpg"\n', "line 2: not JSON"),
+        ('{"path": "a.jpg", "label": "cat"}\n[1]\n', "line 2: .*is no object"),
+        ('[\n{"path": "a.jpg"},\n{"path" "b.jpg"}]', "line 3: not JSON"),
+        (b"PAR1" + bytes(100), "cannot be read as Parquet"),
+    ],
+)
+def test_a_broken_table_is_named_with_its_line(tmp_path, content, words):
+    with pytest.raises(CrawlError, match=words):
+        read(table(files(tmp_path, "a.jpg", "b.jpg"), content))
+
+
+def test_values_that_are_no_text(tmp_path):
+    with pytest.raises(UsageError, match="not a text"):
+        read(table(tmp_path, '{"path": "a.jpg", "label": ["cat", "dog"]}\n'))
+
+
+# --- which column ---------------------------------------------------------------------------------------------------
+
+T = Path("t.csv")
+
+
+@pytest.mark.parametrize(
+    ("columns", "path", "label"),
+    [
+        (["path", "label"], "path", "label"),
+        (["image", "label", "label_id", "coarse_id", "coarse_label"], "image", "label"),
+        (["id", "fileName", "className"], "fileName", "className"),
+        (["Image Path", "Category", "width"], "Image Path", "Category"),
+        (["image_id", "image_width", "img_url", "file_name", "y"], "file_name", "y"),
+        (["photo_file", "class_id", "class_name"], "photo_file", "class_name"),
+        (["path", "file_name", "noisy_label"], "path", "noisy_label"),
+        (["PATH", "image_label", "label"], "PATH", "label"),
+    ],
+)
+def test_columns_are_guessed(columns, path, label):
+    assert choose(columns, "path", None, T) == path
+    assert choose(columns, "label", None, T) == label
+
+
+@pytest.mark.parametrize(
+    ("columns", "what", "given", "words"),
+    [
+        (
+            ["file", "image", "label"],
+            "path",
+            None,
+            "several columns that could be the path: file, image.*--path-column",
+        ),
+        (["path", "class", "category"], "label", None, "class, category.*--label-column"),
+        (["a.jpg", "cat"], "path", None, "'a.jpg', 'cat'.*--path-column"),
+        (["path", "x"], "label", None, "no column that is called like a label"),
+        (["path", "x"], "label", "z", "no column 'z'.*'path', 'x'"),
+        (["path", "x", "x"], "label", "x", "several columns 'x'"),
+    ],
+)
+def test_a_guess_that_is_not_unique_lists_the_columns(columns, what, given, words):
+    with pytest.raises(UsageError, match=words):
+        choose(columns, what, given, T)
+
+
+def test_columns_can_be_given(tmp_path):
+    file = table(files(tmp_path, "a", "b"), "file,image,class,category\na,x,1,u\nb,y,2,v\n")
+    with pytest.raises(UsageError):
+        read(file)
+    crawl = read(file, path_column="FILE", label_column="category")
+    assert rows(crawl) == [("a", "u", "ok"), ("b", "v", "ok")]
+
+
+# --- embedded images ------------------------------------------------------------------------------------------------
+
+
+def test_parquet_with_embedded_images(tmp_path):
+    file = parquet(tmp_path / "train.parquet", EMBEDDED)
+    crawl = read(file)
+    second = crawl.samples[1]
+    assert (second.sample_id, second.given_label, second.row) == ("cat/1.png", "cat", 1)
+    assert {i: content.decode() for i, content in contents(crawl.samples)} == {
+        i: s.path.removesuffix(".png").replace("/", "") for i, s in enumerate(crawl.samples)
+    }
+    assert read_bytes(crawl.samples[4].file, 4) == b"dog1"
+    with pytest.raises(CrawlError, match="row 99"):
+        read_bytes(str(file), 99)
+
+
+def test_a_folder_of_parquet_files(tmp_path):
+    for shard in range(2):
+        parquet(tmp_path / f"data/train-{shard}.parquet", EMBEDDED)
+    files(tmp_path, "README.md", ".gitattributes")
+    crawl = read(tmp_path)
+    assert len({s.sample_id for s in crawl.samples}) == 12
+    assert crawl.samples[6].sample_id == "cat/0.png#2"
+    assert crawl.samples[6].status == Status.OK  # the same name, but an image of its own
+    assert [i for i, _ in contents(crawl.samples)] == list(range(12))
+    assert crawl.root == tmp_path
+    assert "read 2 Parquet files" in crawl.notes[0]
+
+
+def test_embedded_images_without_names_or_without_bytes(tmp_path):
+    files(tmp_path, "a.jpg")
+    image = "{'bytes': b::BLOB, 'path': p::VARCHAR}"
+    values = (
+        "(VALUES ('x', NULL, 'cat'), (NULL, 'a.jpg', 'dog'), (NULL, NULL, 'dog'), ('y', '', NULL)) AS t(b, p, label)"
+    )
+    crawl = read(parquet(tmp_path / "t.parquet", f"SELECT {image} AS img, label FROM {values}"))
+    assert rows(crawl) == [
+        ("t.parquet/0", "cat", "ok"),
+        ("a.jpg", "dog", "ok"),
+        ("", "dog", "missing"),
+        ("t.parquet/3", None, "unlabeled"),
+    ]
+    assert {i: c if isinstance(c, bytes) else c.name for i, c in contents(crawl.samples)} == {
+        0: b"x",
+        1: "a.jpg",
+        3: b"y",
+    }
+
+
+def test_bare_bytes_and_several_images(tmp_path):
+    file = parquet(
+        tmp_path / "t.parquet", "SELECT 'x'::BLOB AS jpg, 'h'::BLOB AS hash, r AS label FROM range(2) AS t(r)"
+    )
+    assert [(i, c) for i, c in contents(read(file).samples)] == [(0, b"x"), (1, b"x")]
+    struct = "{'bytes': 'x'::BLOB, 'path': 'p'}"
+    file = parquet(
+        tmp_path / "u.parquet", f"SELECT {struct} AS image, {struct} AS mask, r AS label FROM range(2) AS t(r)"
+    )
+    assert read(file).samples[1].row == 1
+    with pytest.raises(UsageError, match="COPY"):
+        read(file, path_column="mask")
+
+
+@pytest.mark.skipif(not CIFAR.is_dir(), reason="CIFAR-100 is not beside the repository")
+def test_cifar():
+    crawl = read(CIFAR / "test-00000-of-00001.parquet")
+    assert len(crawl.samples) == 10_000
+    assert len({s.given_label for s in crawl.samples}) == 100
+    stream = contents(crawl.samples)
+    index, content = next(stream)
+    stream.close()
+    assert content[:4] == b"RIFF"
+    assert content == read_bytes(crawl.samples[index].file, crawl.samples[index].row)
+
+
+# --- the shelf ------------------------------------------------------------------------------------------------------
+
+
+def test_readers_are_modules_of_one_shape():
+    from importlib import import_module
+
+    for module in READERS.values():
+        assert callable(import_module(module).sniff)
+        assert callable(import_module(module).read)
+
+
+def test_a_folder_crawl_loads_neither_torch_nor_pandas_nor_duckdb_until_needed():
+    code = "import sys, cleanweb.readers, cleanweb.images, cleanweb.duplicates; print([m for m in sys.modules])"
+    loaded = json.loads(subprocess.check_output([sys.executable, "-c", code], text=True).replace("'", '"'))
+    assert not {"torch", "pandas", "duckdb", "pyarrow"} & set(loaded)
