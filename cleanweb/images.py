@@ -6,6 +6,7 @@ process. A million images at 224 px take 150 GB of cache.
 """
 
 import hashlib
+import logging
 import os
 import stat
 import struct
@@ -439,6 +440,7 @@ def _clear(folder: Path) -> None:
 
 def _inspector(cache_folder: Path | None, size_px: int, number: int) -> Callable[[Path | bytes], object]:
     """What one process does to one file: (facts, place in the cache), or the MachineError that stops the whole."""
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # its complaints are told once, as the status
 
     def inspect_and_keep(content: Path | bytes) -> object:
         with quiet():

@@ -342,5 +342,5 @@ def test_the_nasty_corpus_comes_through(workers, capfd):
     facts, _ = inspect(enumerate(files), len(files), None, 64, workers, silent)
     assert capfd.readouterr() == ("", "")
     assert len(facts) == len(files)
-    assert sum(f.status == Status.OK for f in facts.values()) == 70
+    assert sum(f.status == Status.OK for f in facts.values()) == (70 if "AVIF" in Image.OPEN else 68)
     assert all(bool(f.error) == (f.status != Status.OK) for f in facts.values())

@@ -37,8 +37,9 @@ def table(folder: Path, text: str | bytes, name: str = "labels.csv") -> Path:
 
 def parquet(file: Path, select: str) -> Path:
     file.parent.mkdir(exist_ok=True, parents=True)
+    literal = str(file).replace("'", "''")
     with duckdb.connect() as connection:
-        connection.execute(f"COPY ({select}) TO '{file}' (FORMAT parquet)")
+        connection.execute(f"COPY ({select}) TO '{literal}' (FORMAT parquet)")
     return file
 
 
@@ -253,7 +254,7 @@ def test_tables_of_all_kinds(tmp_path, name, content):
 def test_a_parquet_table(tmp_path):
     files(tmp_path, "a.jpg", "b.jpg", "c.jpg", "d.jpg")
     values = "(VALUES ('a.jpg', 7.0), ('b.jpg', 8.0), ('c.jpg', NULL), ('d.jpg', 'nan'::DOUBLE)) AS t(path, label)"
-    file = parquet(tmp_path / "odd [1]*.parquet", f"SELECT * FROM {values}")
+    file = parquet(tmp_path / "it's odd [1]*.parquet", f"SELECT * FROM {values}")
     assert rows(read(tmp_path, file)) == [
         ("a.jpg", "7", "ok"),
         ("b.jpg", "8", "ok"),

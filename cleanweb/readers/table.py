@@ -15,6 +15,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache, lru_cache
@@ -372,20 +373,26 @@ class _Parquet:
 
     def __init__(self, file: str):
         self.file = file
+        self.source = f"read_parquet({_literal(file)}, file_row_number = true)"
         self.connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
 
     def __enter__(self) -> "_Parquet":
-        header = self.query("SELECT * EXCLUDE (file_row_number) FROM", "LIMIT 0").description
-        self.columns = {name: _kind(name, kind) for name, kind, *_ in header}
+        with self._in_words():
+            header = self.connection.sql(f"SELECT * EXCLUDE (file_row_number) FROM {self.source} LIMIT 0")
+        self.columns = {name: _kind(name, kind) for name, kind in zip(header.columns, header.types, strict=True)}
         return self
 
     def __exit__(self, *_: object) -> None:
         self.connection.close()
 
     def query(self, select: str, where: str = "") -> duckdb.DuckDBPyConnection:
-        statement = f"{select} read_parquet(?, file_row_number = true) {where}"
+        with self._in_words():
+            return self.connection.execute(f"{select} {self.source} {where}")
+
+    @contextmanager
+    def _in_words(self) -> Iterator[None]:
         try:
-            return self.connection.execute(statement, [_as_pattern(self.file)])
+            yield
         except duckdb.Error as error:
             raise CrawlError(f"{self.file} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
 
@@ -406,8 +413,8 @@ class _Parquet:
         """The rows that embed no bytes: the file lies elsewhere. The images are read for it only if need be."""
         leaf = self.image() + (", bytes" if self.columns[self.image()] == "struct" else "")
         nulls = "coalesce(sum(coalesce(stats_null_count, 1)), 1)"
-        nulls = f"SELECT {nulls} FROM parquet_metadata(?) WHERE path_in_schema = ?"
-        if self.connection.execute(nulls, [_as_pattern(self.file), leaf]).fetchone()[0] == 0:
+        metadata = f"parquet_metadata({_literal(self.file)}) WHERE path_in_schema = ?"
+        if self.connection.execute(f"SELECT {nulls} FROM {metadata}", [leaf]).fetchone()[0] == 0:
             return set()
         rows = self.query("SELECT file_row_number FROM", f"WHERE {self.image_bytes()} IS NULL").fetchall()
         return {row for (row,) in rows}
@@ -433,6 +440,6 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _as_pattern(file: str) -> str:
-    """DuckDB takes names for patterns: here they are names."""
-    return re.sub(r"([\[*?])", r"[\1]", file)
+def _literal(file: str) -> str:
+    """A file name for SQL. DuckDB takes names for patterns: here they are names."""
+    return "'" + re.sub(r"([\[*?])", r"[\1]", file).replace("'", "''") + "'"
