@@ -362,7 +362,7 @@ class PixelCache:
         for k, i in enumerate(indices):
             square = self._square(int(i))
             if len(square) != size:
-                square = np.asarray(Image.fromarray(square).resize((size, size), Image.Resampling.LANCZOS))
+                square = resized(square, size)
             batch[k] = square
         return batch
 
@@ -378,6 +378,11 @@ class PixelCache:
 
 def _pixel_file(folder: Path, number: int) -> Path:
     return folder / f"pixels-{number:03d}.bin"
+
+
+def resized(square: np.ndarray, side_px: int) -> np.ndarray:
+    """(s, s, 3) uint8 in another size."""
+    return np.asarray(Image.fromarray(square).resize((side_px, side_px), Image.Resampling.LANCZOS))
 
 
 def centre_square(picture: Image.Image, size_px: int) -> np.ndarray:

@@ -1,0 +1,339 @@
+"""The commands: parse, call, print. Results go to stdout, progress and words about the run to stderr."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from cleanweb import __version__
+from cleanweb.errors import CleanwebError, RunError, SomeUnreadable, UsageError
+from cleanweb.settings import DEFAULT_RUN, FORMATS, LINKS, METHOD_NAMES, ONLY, RECIPE_NAMES, TUNES, Settings
+
+if TYPE_CHECKING:
+    from cleanweb.records import Progress
+
+app = typer.Typer(
+    name="cleanweb",
+    help="Clean a crawled image dataset: train on its noisy labels, tag every image clean, relabeled or out of "
+    "distribution.\n\nExit codes: 0 done · 1 error · 2 wrong command · 3 crawl cannot be learned from · 4 unreadable "
+    "files with --strict · 5 machine lacks something · 6 run folder does not fit · 130 interrupted.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _choice(name: str, values: tuple[str, ...]) -> type[StrEnum]:
+    return StrEnum(name, [(v, v) for v in values])
+
+
+Method = _choice("Method", METHOD_NAMES)
+RecipeName = _choice("RecipeName", RECIPE_NAMES)
+Tune = _choice("Tune", TUNES)
+Only = _choice("Only", ONLY)
+Format = _choice("Format", FORMATS)
+Link = _choice("Link", LINKS)
+SqlFormat = _choice("SqlFormat", ("table", "csv", "json"))
+
+RunOption = Annotated[Path, typer.Option("--run", envvar="CLEANWEB_RUN", help="The run folder.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no words; results and errors only.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"cleanweb {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _all(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+    logging.captureWarnings(True)
+    logging.getLogger().addHandler(logging.NullHandler())
+
+
+@app.command()
+def fit(
+    source: Annotated[Path, typer.Argument(help="A folder of images, a table of paths and labels, or Parquet files.")],
+    labels: Annotated[Optional[Path], typer.Option(help="Table of paths and labels: CSV, TSV, JSONL, Parquet.")] = None,
+    out: Annotated[Path, typer.Option(envvar="CLEANWEB_RUN", help="The run folder to write.")] = Path(DEFAULT_RUN),
+    path_column: Annotated[Optional[str], typer.Option(help="The table's column of paths; default: guessed.")] = None,
+    label_column: Annotated[Optional[str], typer.Option(help="The table's column of labels; default: guessed.")] = None,
+    method: Annotated[Method, typer.Option(help="How to learn from noisy labels.")] = Method.josrc,
+    recipe: Annotated[RecipeName, typer.Option(help="auto: no thresholds; paper: the method as printed.")] = (
+        RecipeName.auto
+    ),
+    backbone: Annotated[str, typer.Option(help="auto, cnn7, a timm name, hf-hub:…, local-dir:… or a folder.")] = "auto",
+    weights: Annotated[str, typer.Option(help="auto, pretrained, none, or a .safetensors file.")] = "auto",
+    tune: Annotated[Tune, typer.Option(help="full: train the whole network; head: a head on frozen features.")] = (
+        Tune.auto
+    ),
+    epochs: Annotated[Optional[int], typer.Option(min=1, help="Epochs of training; default: the recipe's.")] = None,
+    batch_size: Annotated[Optional[int], typer.Option(min=2, help="Images a step; default: the recipe's.")] = None,
+    image_size: Annotated[Optional[int], typer.Option(min=16, help="Input side, px; default: the backbone's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    workers: Annotated[Optional[int], typer.Option(min=0, help="Processes to read images; default: all cores.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace what the run folder holds.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 4 where files were unreadable.")] = False,
+    as_json: JsonOption = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn from the noisy labels, judge every image, retrain a classifier, write the manifest.
+
+    An interrupted run goes on when the same command is given again.
+    """
+    settings = Settings(
+        source=source, labels=labels, out=out, path_column=path_column, label_column=label_column,
+        method=str(method), recipe=str(recipe), backbone=backbone, weights=weights, tune=str(tune), epochs=epochs,
+        batch_size=batch_size, image_size=image_size, seed=seed, device=device, workers=workers, fresh=fresh,
+        strict=strict,
+    )  # fmt: skip
+    with _words_for_errors(), _progress(quiet or as_json) as progress:
+        from cleanweb import pipeline, summary
+
+        run = pipeline.fit(settings, progress)
+        digest = summary.summarise(run.folder, run.tables, run.notes)
+    _print_summary(digest, as_json, quiet)
+    with _words_for_errors():
+        if strict and digest.unreadable:
+            n = sum(digest.unreadable.values())
+            raise SomeUnreadable(f"{n} files could not be read: see SELECT * FROM unusable.")
+
+
+@app.command()
+def retag(run: RunOption = Path(DEFAULT_RUN), as_json: JsonOption = False, quiet: Quiet = False) -> None:
+    """Decide again from the stored scores: seconds, no training."""
+    with _words_for_errors():
+        from cleanweb import retagging, summary
+
+        done = retagging.retag(run)
+        digest = summary.summarise(done.folder, done.tables, done.notes)
+    _print_summary(digest, as_json, quiet)
+
+
+@app.command()
+def export(
+    only: Annotated[Optional[list[Only]], typer.Option(help="What to hand over; repeatable. Default: trainable.")] = None,
+    format: Annotated[Format, typer.Option("--format", "-f", help="csv, parquet, or a folder per label.")] = Format.csv,
+    out: Annotated[Optional[Path], typer.Option("--out", "-o", help="Where to; - is stdout (csv). Never overwritten."
+                                                " Default: a new name in the run folder.")] = None,
+    link: Annotated[Link, typer.Option(help="How imagefolder gets its files.")] = Link.copy,
+    where: Annotated[Optional[str], typer.Option(help="Also: an SQL condition on images, as confidence > 0.9.")] = None,
+    run: RunOption = Path(DEFAULT_RUN),
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Hand over a part of the manifest: a table of paths and labels, or the images themselves."""
+    with _words_for_errors():
+        from cleanweb import manifest, readers, writers
+
+        names = [str(name) for name in only or ["trainable"]]
+        rows = manifest.select(run, names, where)
+        if str(out) == "-":
+            if format != Format.csv:
+                raise UsageError("Only --format csv can be written to stdout.")
+            writers.load("csv").write_stream(rows, sys.stdout)
+            return
+        target = out or _new_name(run, names, writers.load(str(format)).SUFFIX)
+        root = Path(manifest.read(run, "runs")["root"].iloc[0])
+        if target.resolve().is_relative_to(root.resolve()):
+            raise UsageError(f"{target} lies inside the crawl {root}, where nothing is written. Give another --out.")
+        written = writers.write(str(format), rows, target, str(link), readers.read_bytes)
+    if as_json:
+        typer.echo(json.dumps({"written": written, "selected": len(rows), "out": str(target)}))
+        return
+    typer.echo(f"{target}: {written:,} of {len(rows):,} images ({', '.join(names)}).")
+    if written < len(rows):
+        typer.echo(f"{len(rows) - written:,} were left out: their files are missing or unreadable.", err=True)
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="SQL on images, classes, epochs, runs and the views.")],
+    format: Annotated[SqlFormat, typer.Option("--format", "-f", help="How to print the rows.")] = SqlFormat.table,
+    run: RunOption = Path(DEFAULT_RUN),
+) -> None:
+    """Ask the manifest, read-only: cleanweb sql "SELECT verdict, count(*) FROM images GROUP BY 1"."""
+    with _words_for_errors():
+        from cleanweb import manifest
+
+        columns, rows = manifest.query(run, query)
+        _PRINTERS[str(format)](columns, rows)
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    run: RunOption = Path(DEFAULT_RUN),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Label images with the retrained classifier: path, label, probability."""
+    with _words_for_errors():
+        from cleanweb import prediction
+
+        for answer in prediction.predict(images, run / "classifier", device):
+            if as_json:
+                typer.echo(json.dumps(answer.to_json(), ensure_ascii=False))
+            elif answer.label is None:
+                typer.echo(f"{_plain(answer.path)}: {answer.error}", err=True)
+            else:
+                typer.echo(f"{_plain(answer.path)}\t{_plain(answer.label)}\t{answer.probability:.4f}")
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Check the machine: libraries that fit each other, devices, decoders, weights, disk."""
+    with _words_for_errors():
+        from dataclasses import asdict
+
+        from cleanweb.doctor import examine
+
+        findings = examine()
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            sign = {True: "ok  ", False: "FAIL", None: "note"}[finding.ok]
+            typer.echo(f"{sign}  {finding.name}: {finding.found}" + (f"\n      {finding.advice}" * bool(finding.advice)))
+    raise typer.Exit(5 if any(finding.ok is False for finding in findings) else 0)
+
+
+def main() -> None:
+    """The console script: exit codes as in errors.py, 130 on Ctrl-C, silence on a closed pipe."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except KeyboardInterrupt:
+        typer.echo("\nInterrupted. Give the same command again to go on.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+# ------------------------------------------------------------------------------------------------------------- printing
+
+
+@contextmanager
+def _words_for_errors() -> Iterator[None]:
+    """A CleanwebError becomes one message on stderr and its exit code."""
+    try:
+        yield
+    except CleanwebError as error:
+        typer.echo(f"Error: {_plain(str(error))}", err=True)
+        raise typer.Exit(error.exit_code) from error
+    except MemoryError as error:
+        typer.echo("Error: out of memory. Try a smaller --batch-size or fewer --workers.", err=True)
+        raise typer.Exit(5) from error
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator["Progress"]:
+    """A bar per stage on a terminal, a line per stage elsewhere, nothing where quiet."""
+    from cleanweb.records import silent
+
+    if quiet:
+        yield silent
+    elif not sys.stderr.isatty():
+        yield _lines()
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(),
+                   TextColumn("{task.fields[rate]:>12}"), TimeRemainingColumn())  # fmt: skip
+        with Progress(*columns, console=Console(stderr=True)) as bars:
+            tasks: dict[str, Any] = {}
+
+            def show(stage: str, done: int, total: int) -> None:
+                if stage not in tasks:
+                    tasks[stage] = bars.add_task(stage, total=total, rate="")
+                speed = bars.tasks[tasks[stage]].finished_speed or bars.tasks[tasks[stage]].speed
+                bars.update(tasks[stage], completed=done, total=total, rate=f"{speed:,.1f}/s" if speed else "")
+
+            yield show
+
+
+def _lines() -> "Progress":
+    """Progress where no one watches: a line at every tenth of a stage, with its rate."""
+    import time
+
+    started: dict[str, float] = {}
+    tenths: dict[str, int] = {}
+
+    def show(stage: str, done: int, total: int) -> None:
+        begun = started.setdefault(stage, time.perf_counter())
+        tenth = 10 * done // max(total, 1)
+        if tenth > tenths.get(stage, -1):
+            tenths[stage] = tenth
+            rate = done / max(time.perf_counter() - begun, 1e-3)
+            typer.echo(f"{stage}: {done:,} of {total:,}" + (f", {rate:,.1f}/s" if tenth else ""), err=True)
+
+    return show
+
+
+def _print_summary(digest: Any, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(digest.to_json(), ensure_ascii=False))
+    elif not quiet:
+        for line in digest.lines():
+            typer.echo(_plain(line))
+
+
+def _new_name(run: Path, names: list[str], suffix: str) -> Path:
+    stem = f"export-{'-'.join(names)}"
+    candidates = (run / f"{stem}{n}{suffix}" for n in ("", *(f"-{i}" for i in range(2, 10_000))))
+    return next(path for path in candidates if not path.exists())
+
+
+def _plain(text: str) -> str:
+    """Text from a crawl, safe for a terminal: control characters are shown, not obeyed."""
+    return "".join(c if c.isprintable() or c in "\t\n" else f"\\x{ord(c):02x}" for c in text)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else _plain(str(value))
+
+
+def _print_table(columns: list[str], rows: Iterator[tuple]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD)
+    all_rows = list(rows)
+    for i, name in enumerate(columns):
+        numeric = any(isinstance(row[i], int | float) and not isinstance(row[i], bool) for row in all_rows[:50])
+        table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
+    for row in all_rows:
+        table.add_row(*(Text(_cell(value)) for value in row))
+    width = None if sys.stdout.isatty() else 200
+    Console(width=width, highlight=False).print(table)
+
+
+def _print_csv(columns: list[str], rows: Iterator[tuple]) -> None:
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows)
+
+
+def _print_json(columns: list[str], rows: Iterator[tuple]) -> None:
+    for row in rows:
+        typer.echo(json.dumps(dict(zip(columns, row, strict=True)), default=str, ensure_ascii=False))
+
+
+_PRINTERS = {"table": _print_table, "csv": _print_csv, "json": _print_json}

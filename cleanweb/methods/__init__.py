@@ -1,0 +1,61 @@
+"""How we learn from noisy labels: the contract that every method keeps, and the list of them.
+
+A method is a generator of losses. `epoch` yields one loss per optimiser step and runs on after that step, so that an
+algorithm reads as it is printed; the loop in `train.py` knows no method. Whatever must survive a restart is a submodule
+or a buffer: `state_dict()` is the whole checkpoint. Never yield inside `no_grad` or `autocast`; a loss is finite and
+reaches every parameter even when nothing is selected.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+# method → recipe → class, as strings: listing them imports nothing
+METHODS: dict[str, dict[str, str]] = {
+    "josrc": {"auto": "cleanweb.methods.josrc:AdaptiveJoSRC", "paper": "cleanweb.methods.josrc:JoSRC"},
+    "standard": {"auto": "cleanweb.methods.standard:Standard"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """b samples, on the device."""
+
+    indices: Tensor  # (b,) int64: position among the training samples
+    labels: Tensor  # (b,) int64: given labels
+    views: tuple[Tensor, ...]  # each (b, …): images (b, 3, h, w) or features (b, d), one per entry of Method.views
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """One step's loss, and what was selected on the way to it."""
+
+    value: Tensor  # scalar
+    n_clean: int = 0
+    n_id: int = 0
+    n_ood: int = 0
+    tau: float | None = None  # the clean threshold in force
+
+
+class Method(Protocol):
+    """What the training loop and the scoring need of a method; every method is also an nn.Module."""
+
+    views: ClassVar[tuple[str, ...]]  # what a batch carries: 'weak' or 'strong', one entry per view
+
+    def epoch(self, t: int, batches: Iterable[Batch]) -> Iterator[Loss]:
+        """Epoch t, counted from 1."""
+
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """images (n, …) → probabilities (n, c) and features (n, d): evaluation mode, no gradient."""
+
+    def trained(self) -> nn.Module:
+        """The network that `predict` believes."""
+
+
+def load(method: str, recipe: str) -> Any:
+    """The class of a method's recipe."""
+    module, name = METHODS[method][recipe].split(":")
+    return getattr(import_module(module), name)

@@ -1,0 +1,41 @@
+"""Plain cross-entropy on the given labels, with label smoothing and a mean teacher: the retrained classifier's method.
+
+It has no defence against noise: as a cleaner it is the baseline ("Standard" in the papers' tables).
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cleanweb.methods import Batch, Loss
+from cleanweb.network import MeanTeacher
+from cleanweb.settings import Recipe
+
+
+class Standard(nn.Module):
+    """L = CE(softmax(f(x)), label), labels smoothed by epsilon."""
+
+    views: ClassVar[tuple[str, ...]] = ("weak",)
+
+    def __init__(self, network: nn.Module, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
+        super().__init__()
+        self.network = network
+        self.teacher = MeanTeacher(network, recipe.omega)
+        self.epsilon = recipe.epsilon
+
+    def epoch(self, t: int, batches: Iterable[Batch]) -> Iterator[Loss]:
+        self.train()
+        for batch in batches:
+            logits, _ = self.network(batch.views[0])
+            loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.epsilon)
+            yield Loss(loss, n_clean=len(batch.labels))
+            self.teacher.update(self.network)
+
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits, features = self.teacher(images)
+        return logits.softmax(1), features
+
+    def trained(self) -> nn.Module:
+        return self.teacher.ema.module

@@ -1,0 +1,277 @@
+"""The network: a timm backbone or the paper's 7-layer CNN, its mean teacher, and the classifier on disk.
+
+Every network here is a timm model, so that what is saved opens with `timm.create_model('local-dir:…')`.
+"""
+
+import logging
+import os
+import socket
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import build_model_with_cfg, register_model
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from cleanweb.errors import MachineError, UsageError
+from cleanweb.machine import autocast
+
+log = logging.getLogger(__name__)
+
+SMALL = "cnn7"  # the network that needs no weights
+
+
+class CNN7(nn.Module):
+    """The 7-layer CNN of JoCoR and Jo-SRC: six 3×3 convolutions and one linear layer, for 32 px images.
+
+    Images (n, 3, h, w) → features (n, 256) → logits (n, c). Other sizes are pooled to the same 4×4 map.
+    """
+
+    num_features = 256
+
+    def __init__(self, num_classes: int = 1000, in_chans: int = 3, **_: Any):
+        super().__init__()
+        widths = [(in_chans, 64), (64, 64), (64, 128), (128, 128), (128, 196), (196, 16)]
+        layers: list[nn.Module] = []
+        for i, (before, after) in enumerate(widths):
+            layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
+            layers += [nn.ReLU(inplace=True)] + ([nn.MaxPool2d(2)] if i % 2 else [])
+        self.body = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(4)
+        self.num_classes = num_classes
+        self.fc = nn.Linear(256, num_classes) if num_classes else nn.Identity()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        x = self.pool(x).flatten(1)
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self) -> nn.Module:
+        return self.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        self.num_classes = num_classes
+        self.fc = nn.Linear(256, num_classes) if num_classes else nn.Identity()
+
+
+@register_model
+def cnn7(pretrained: bool = False, **kwargs: Any) -> CNN7:
+    config = {
+        "input_size": (3, 32, 32),
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.25, 0.25, 0.25),
+        "crop_pct": 1.0,
+        "interpolation": "bicubic",
+        "classifier": "fc",
+        "first_conv": "body.0",
+        "num_classes": 1000,
+        "pool_size": (4, 4),
+    }
+    return build_model_with_cfg(CNN7, "cnn7", pretrained, pretrained_cfg=kwargs.pop("pretrained_cfg", None) or config,
+                                **kwargs)  # fmt: skip
+
+
+class Network(nn.Module):
+    """A timm model that gives logits and features at once; float32 out, whatever is computed inside."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """images (n, 3, h, w), normalised → logits (n, c), features (n, d)."""
+        with autocast(images.device):
+            features = self.model.forward_head(self.model.forward_features(images), pre_logits=True)
+            logits = self.model.get_classifier()(features)
+        return logits.float(), features.float()
+
+
+class FeatureHead(nn.Module):
+    """A linear classifier on frozen features, standardised; folds into the backbone's own classifier layer."""
+
+    def __init__(self, mean: Tensor, std: Tensor, n_classes: int):
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        self.fc = nn.Linear(len(mean), n_classes)
+        nn.init.zeros_(self.fc.weight)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """features (n, d) → logits (n, c), the same features."""
+        return self.fc((features - self.mean) / self.std), features
+
+    @torch.no_grad()
+    def fold_into(self, layer: nn.Linear) -> None:
+        """Write this head into a linear layer that takes the features as they are."""
+        weight = self.fc.weight / self.std
+        layer.weight.copy_(weight)
+        layer.bias.copy_(self.fc.bias - weight @ self.mean)
+
+
+class MeanTeacher(nn.Module):
+    """θ_mt ← ω·θ_mt + (1 − ω)·θ after every step, Jo-SRC Eq. 8; batch-norm statistics follow the same way."""
+
+    def __init__(self, student: nn.Module, omega: float):
+        super().__init__()
+        self.ema = ModelEmaV3(student, decay=omega)
+        self.ema.module.requires_grad_(False)
+
+    def update(self, student: nn.Module) -> None:
+        self.ema.update(student)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (n, c) and features (n, d) in evaluation mode, without gradient."""
+        return self.ema.module.eval()(images)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Which network, and where its weights come from."""
+
+    name: str  # as timm takes it: resnet50.a1_in1k, hf-hub:…, local-dir:…, cnn7
+    pretrained: bool
+    checkpoint: Path | None = None  # a file of weights to load instead of the published ones
+    why: str = ""  # said to the user where it is not what was asked for
+
+    def build(self, n_classes: int) -> nn.Module:
+        """The timm model with a new classifier of n_classes outputs (0: features only)."""
+        try:
+            if self.checkpoint is None:
+                return timm.create_model(self.name, pretrained=self.pretrained, num_classes=n_classes)
+            overlay = {"file": str(self.checkpoint)}
+            return timm.create_model(self.name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=n_classes)
+        except Exception as error:  # timm raises whatever its parsers raise; a user gets one sentence
+            source = self.checkpoint or self.name
+            raise MachineError(f"The backbone {self.name!r} could not be built from {source}: {error}") from error
+
+    def config(self) -> dict[str, Any]:
+        """timm's pretrained_cfg: input_size (c, h, w), mean, std … without building the weights."""
+        with torch.device("meta"):
+            return timm.create_model(self.name, pretrained=False, num_classes=0).pretrained_cfg
+
+
+def choose_backbone(name: str, weights: str, default: str) -> Backbone:
+    """Turn `--backbone` and `--weights` into a Backbone whose weights are there.
+
+    name: 'auto' (the default for the device), a timm name, 'timm/…', 'hf-hub:…', 'local-dir:…', a folder, or 'cnn7'.
+    weights: 'auto' (published weights if they can be had, else a small network from scratch), 'pretrained', 'none', or
+    a checkpoint file. Raises UsageError for an unknown name, MachineError naming the file that cannot be had.
+    """
+    name = _full_name(default if name == "auto" else name)
+    if weights not in ("auto", "pretrained", "none"):
+        return Backbone(name, True, checkpoint=_checkpoint_file(weights))
+    if weights == "none" or (name == SMALL and weights == "auto"):
+        return Backbone(name, False)
+    if name == SMALL:
+        raise UsageError("There are no published weights for cnn7. Use --weights none, or name another --backbone.")
+    missing = _missing_weights(name)
+    if missing is None:
+        return Backbone(name, True)
+    if weights == "pretrained":
+        raise MachineError(missing)
+    why = f"{missing} Going on with {SMALL}, a small network trained from scratch: expect much weaker verdicts."
+    log.warning(why)
+    return Backbone(SMALL, False, why=why)
+
+
+def _full_name(name: str) -> str:
+    """The name as timm takes it; raises UsageError where nothing of that name exists."""
+    path = Path(name.removeprefix("local-dir:")).expanduser()
+    if name.startswith("local-dir:") or path.is_dir():
+        return f"local-dir:{_model_folder(path)}"
+    if path.is_file():
+        raise UsageError(f"--backbone {name} is a file of weights, which does not say what network it is for. "
+                         f"Use --backbone NAME --weights {name}.")  # fmt: skip
+    if name.startswith("timm/"):
+        return f"hf-hub:{name}"
+    if not name.startswith("hf-hub:") and not timm.is_model(name.split(".")[0]):
+        near = timm.list_models(f"*{name.split('.')[0]}*")[:5]
+        hint = f" Near it: {', '.join(near)}." if near else " See timm.list_models()."
+        raise UsageError(f"timm knows no backbone {name!r}.{hint}")
+    return name
+
+
+def _model_folder(path: Path) -> Path:
+    if not (path / "config.json").is_file():
+        raise MachineError(f"There is no model in {path}: looked for {path / 'config.json'}.")
+    if not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
+        raise MachineError(f"There are no weights in {path}: looked for {path / 'model.safetensors'}.")
+    return path.resolve()
+
+
+def _checkpoint_file(weights: str) -> Path:
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise MachineError(f"There is no weights file {path}. --weights takes auto, pretrained, none or a file.")
+    if path.suffix != ".safetensors":
+        raise UsageError(f"{path.name}: only .safetensors files are loaded, since other formats can run code.")
+    return path.resolve()
+
+
+def _missing_weights(name: str) -> str | None:
+    """None where the published weights are on this machine or can be fetched; else what is missing, in words."""
+    if name.startswith("local-dir:"):
+        return None
+    repository = name.removeprefix("hf-hub:")
+    if not name.startswith("hf-hub:"):
+        config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+        if config is None or not (config.hf_hub_id or config.url):
+            return f"timm has no published weights for {name}."
+        repository = config.hf_hub_id or config.url
+        repository = f"timm/{name}" if repository == "timm/" else repository
+    if _in_cache(repository) or _hub_answers():
+        return None
+    file = f"https://huggingface.co/{repository}/resolve/main/model.safetensors"
+    return (f"The weights of {name} are not on this machine and the hub cannot be reached. Fetch {file} and "
+            f"config.json beside it into a folder, and give --backbone local-dir:FOLDER.")  # fmt: skip
+
+
+def _in_cache(repository: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    files = ("model.safetensors", "pytorch_model.bin")
+    return any(isinstance(try_to_load_from_cache(repository, file), str) for file in files)
+
+
+def _hub_answers(timeout_s: float = 3.0) -> bool:
+    """One short knock, since the hub's own client retries for a minute."""
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        return False
+    if urllib.request.getproxies().get("https"):
+        return True  # a proxy resolves names for us: only the download itself can tell
+    host = urllib.parse.urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname or ""
+    try:
+        socket.create_connection((host, 443), timeout=timeout_s).close()
+    except OSError:
+        return False
+    return True
+
+
+def save_classifier(model: nn.Module, folder: Path, class_names: list[str]) -> None:
+    """Write config.json + model.safetensors in timm's own layout, with the class names in logit order."""
+    from timm.models import save_for_hf
+
+    model_config = {"label_names": class_names, "num_classes": len(class_names)}
+    model = model.cpu().to(memory_format=torch.contiguous_format)  # safetensors takes no other
+    save_for_hf(model, folder, model_config=model_config, safe_serialization=True)
+
+
+def load_classifier(folder: Path) -> tuple[nn.Module, list[str]]:
+    """The classifier of a run, in evaluation mode, and its class names in logit order. Raises RunError-like words."""
+    import json
+
+    folder = _model_folder(Path(folder))
+    names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["label_names"]
+    return Backbone(f"local-dir:{folder}", True).build(len(names)).eval(), names

@@ -1,0 +1,96 @@
+"""The whole story: read the crawl, inspect every file, learn, score, decide, retrain, write it down."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+
+from cleanweb import duplicates, images, machine, manifest, plan, readers, score, tables, tune, verdict, views
+from cleanweb.errors import CrawlError
+from cleanweb.network import save_classifier
+from cleanweb.records import ImageFacts, Progress, Sample, Status, silent
+from cleanweb.runfolder import Run, RunFolder
+from cleanweb.settings import Settings
+
+
+def fit(settings: Settings, progress: Progress = silent) -> Run:
+    """Learn from the crawl's noisy labels and judge every image. Goes on where an unfinished run of the same crawl and
+    settings stopped. Raises CleanwebError with words a user can act on."""
+    started = datetime.now(UTC)
+    folder = RunFolder(settings.out)
+    folder.refuse_finished(settings.fresh)
+    crawl = readers.read(settings.source, settings.labels, settings.path_column, settings.label_column)
+    folder.refuse_inside(crawl.root)
+    device = machine.choose_device(settings.device)
+    backbone, pixels = plan.network(settings, device)
+    fingerprint = folder.begin(settings, crawl.samples)
+    machine.keep_freed_memory()
+
+    # what is there
+    facts, cache = inspect(crawl.samples, folder, views.loaded_side(pixels.size_px), settings.workers, progress)
+    copies = duplicates.group(crawl.samples, facts, duplicates.picture_comparison(cache.load))
+    scored = to_score(crawl.samples, facts, copies.kept)
+    classes, labels = encode([crawl.samples[i].given_label for i in scored])
+
+    # what the labels teach, and what the model then believes of every image
+    task = tune.Task(lambda at, side: cache.load(scored[at], side), labels, len(classes), backbone, pixels, device,
+                     settings.seed, folder.path, progress)  # fmt: skip
+    training = plan.training(settings, device, backbone, len(labels))
+    learner = tune.TUNES[training.tune](task)
+    learned = learner.learn(settings.method, settings.recipe, training.recipe, training.epochs)
+    scores = score.score(learned.probs, learned.features, labels, device)
+    folder.save_scores(scored, scores, classes)
+
+    # what we conclude
+    rows = tables.facts_table(crawl.samples, facts, copies.kept, copies.kind)
+    rows = tables.judge(rows, scored, scores, verdict.decide(scores), classes)
+    final = [rows.at[i, "final_label"] for i in scored]
+    model, classifier_epochs = learner.retrain(encode(final, classes)[1], training.classifier, training.classifier_epochs)
+
+    # what we hand over
+    save_classifier(model, folder.classifier, classes)
+    made = {
+        "images": rows,
+        "classes": tables.classes_table(rows, classes),
+        "epochs": tables.epochs_table({"train": learned.epochs, "classifier": classifier_epochs}),
+        "runs": tables.runs_table(settings, crawl.root, fingerprint, started, manifest.SCHEMA_VERSION),
+    }
+    manifest.write(folder.path, made)
+    folder.finish(made["runs"].iloc[0].to_dict())
+    return Run(folder.path, made, [*crawl.notes, *training.words])
+
+
+def inspect(
+    samples: list[Sample], folder: RunFolder, side_px: int, workers: int | None, progress: Progress
+) -> tuple[list[ImageFacts], images.PixelCache]:
+    """Facts of every sample, and the pixels; a row that names a path again has its first row's facts."""
+    closed = (Status.MISSING, Status.REPEATED, Status.CONFLICTING)
+    total = sum(sample.status not in closed for sample in samples)
+    workers = machine.cores() if workers is None else workers
+    contents = readers.contents(samples)
+    found, cache = images.inspect(contents, total, folder.cache / "pixels", side_px, workers, progress)
+    if not any(fact.status == Status.OK for fact in found.values()):
+        words = {fact.error for fact in found.values()}
+        raise CrawlError(f"None of the {total} files can be read: {'; '.join(sorted(words)[:3])}.")
+    first = duplicates.first_rows(samples)
+    missing = ImageFacts(Status.MISSING)
+    return [found.get(first.get(i, i), missing) for i in range(len(samples))], cache
+
+
+def to_score(samples: list[Sample], facts: list[ImageFacts], kept: np.ndarray) -> np.ndarray:
+    """The samples to train on and score: readable, and not a copy of another; with a label or without: indices (m,)."""
+    named_again = (Status.REPEATED, Status.CONFLICTING)
+    usable = [
+        fact.status == Status.OK and sample.status not in named_again
+        for sample, fact in zip(samples, facts, strict=True)
+    ]
+    return np.flatnonzero(np.array(usable) & (kept == np.arange(len(samples))))
+
+
+def encode(labels: Sequence[str | None], classes: list[str] | None = None) -> tuple[list[str], np.ndarray]:
+    """The class names, sorted, and each label's place among them, −1 where there is none: (n,) int64."""
+    classes = sorted({label for label in labels if label is not None}) if classes is None else classes
+    if len(classes) < 2:
+        raise CrawlError(f"There are {len(classes)} classes among the readable images: at least two are needed.")
+    place = {label: i for i, label in enumerate(classes)}
+    return classes, np.array([-1 if label is None else place[label] for label in labels], np.int64)

@@ -1,0 +1,63 @@
+"""What is chosen for a run that the user left open: network, way of training, recipe, epochs. And why, in words."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from cleanweb import settings as defaults
+from cleanweb.network import SMALL, Backbone, choose_backbone
+from cleanweb.settings import Recipe, Settings
+from cleanweb.views import Pixels
+
+MANY_IMAGES = 20_000  # from here on a GPU trains the whole network; fewer images teach a frozen backbone's head more
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How to train."""
+
+    tune: str  # 'full' or 'head'
+    recipe: Recipe
+    epochs: int
+    classifier: Recipe  # for the classifier on the final labels
+    classifier_epochs: int
+    words: list[str]  # what was chosen and why, a line each
+
+
+def network(settings: Settings, device: torch.device) -> tuple[Backbone, Pixels]:
+    """The backbone, its weights found, and how it wants its images."""
+    kind = "cuda" if device.type == "cuda" else "cpu"
+    backbone = choose_backbone(settings.backbone, settings.weights, defaults.DEFAULT_BACKBONE[kind])
+    config = backbone.config()
+    size = settings.image_size or config["input_size"][-1]
+    return backbone, Pixels(size, tuple(config["mean"]), tuple(config["std"]))
+
+
+def training(settings: Settings, device: torch.device, backbone: Backbone, n: int) -> Training:
+    """For n images with this backbone on this device."""
+    tune, why = _tune(settings.tune, device, backbone, n)
+    size = "head" if tune == "head" else "large" if backbone.pretrained else "small"
+    recipe = defaults.RECIPES[settings.recipe][size]
+    if settings.batch_size:
+        recipe = replace(recipe, batch_size=settings.batch_size)
+    classifier = defaults.CLASSIFIER[size]
+    epochs = settings.epochs or recipe.epochs
+    classifier_epochs = min(classifier.epochs, epochs)
+    words = [
+        f"Backbone {backbone.name}, {'pretrained' if backbone.pretrained else 'from scratch'}, on {device}.",
+        f"--tune {tune}: {why}",
+        f"--method {settings.method} --recipe {settings.recipe}, {epochs} epochs.",
+    ]
+    return Training(tune, recipe, epochs, classifier, classifier_epochs, [backbone.why] * bool(backbone.why) + words)
+
+
+def _tune(asked: str, device: torch.device, backbone: Backbone, n: int) -> tuple[str, str]:
+    if asked != "auto":
+        return asked, "as asked."
+    if not backbone.pretrained:
+        return "full", f"{SMALL if backbone.name == SMALL else backbone.name} starts from scratch: all of it has to learn."
+    if device.type != "cuda":
+        return "head", f"on a {device.type} the frozen backbone's features and a linear head take minutes."
+    if n < MANY_IMAGES:
+        return "head", f"{n} images are few: a head on frozen features learns less of their noise."
+    return "full", f"{n} images and a GPU."

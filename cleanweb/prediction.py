@@ -1,0 +1,87 @@
+"""Label new images with a run's retrained classifier."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cleanweb import images, machine
+from cleanweb.errors import RunError, UsageError
+from cleanweb.network import load_classifier
+from cleanweb.records import Status
+from cleanweb.views import Pixels, centre, loaded_side
+
+_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the classifier makes of one file."""
+
+    path: str
+    label: str | None  # None where the file is no usable image
+    probability: float | None  # of that label, in [0, 1]
+    error: str = ""  # why there is no label
+
+    def to_json(self) -> dict[str, object]:
+        return {"path": self.path, "label": self.label, "probability": self.probability, "error": self.error or None}
+
+
+def predict(sources: Sequence[Path], classifier: Path, device: str = "auto") -> Iterator[Prediction]:
+    """One Prediction per file, in order; folders are walked. Raises RunError where there is no classifier."""
+    if not (classifier / "config.json").exists():
+        raise RunError(f"There is no classifier in {classifier}. Run `cleanweb fit` first, or give --run.")
+    files = [file for source in sources for file in _files(Path(source))]
+    at = machine.choose_device(device)
+    model, names = load_classifier(classifier)
+    model = model.to(at)
+    config = model.pretrained_cfg
+    pixels = Pixels(config["input_size"][-1], tuple(config["mean"]), tuple(config["std"]))
+    for first in range(0, len(files), _BATCH):
+        yield from _predict(files[first : first + _BATCH], model, names, pixels, at)
+
+
+def _predict(
+    files: list[Path], model: torch.nn.Module, names: list[str], pixels: Pixels, device: torch.device
+) -> Iterator[Prediction]:
+    side = loaded_side(pixels.size_px)
+    opened = [_square(file, side) for file in files]
+    squares = [square for square, _ in opened if square is not None]
+    answers = iter(())
+    if squares:
+        with torch.inference_mode():
+            batch = centre(torch.stack(squares).to(device), pixels.size_px)
+            top = model(pixels.normalise(batch)).float().softmax(1).max(1)
+        answers = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    for file, (square, words) in zip(files, opened, strict=True):
+        if square is None:
+            yield Prediction(str(file), None, None, words)
+        else:
+            k, probability = next(answers)
+            yield Prediction(str(file), names[k], probability)
+
+
+def _square(file: Path, side: int) -> tuple[torch.Tensor | None, str]:
+    """The image as the classifier was trained on it, uint8 (side, side, 3), or None and why."""
+    if not file.exists():
+        return None, "no such file"
+    with images.quiet():
+        facts, picture = images.inspect_one(file)
+    if facts.status != Status.OK or picture is None:
+        return None, facts.error
+    square = images.centre_square(picture, side)
+    if len(square) != side:
+        square = images.resized(square, side)
+    return torch.from_numpy(square.copy()), ""
+
+
+def _files(source: Path) -> Iterator[Path]:
+    if not source.is_dir():
+        yield source
+        return
+    found = sorted(Path(folder) / name for folder, _, names in os.walk(source) for name in names)
+    if not found:
+        raise UsageError(f"There are no files in {source}.")
+    yield from (file for file in found if not file.name.startswith("."))

@@ -1,0 +1,61 @@
+"""What the model believes of every image: offline, in evaluation mode, averaged over several weak and strong views.
+
+Takes a prediction function and views; gives Scores. Never decides. Memory n·(c + d + k) floats.
+"""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cleanweb.divergence import js_divergence
+from cleanweb.neighbours import nearest
+from cleanweb.records import Scores
+
+N_NEIGHBOURS = 30
+
+
+def believe(
+    predict: Callable[[Tensor], tuple[Tensor, Tensor]], batches: Iterable[tuple[Tensor, ...]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Predict every view of every batch: probabilities (v, n, c) and features (n, d), the mean over views; float32.
+
+    `batches` gives, in order, tuples of v views, each (b, …).
+    """
+    probs, features = [], []
+    for views in batches:
+        predictions = [predict(view) for view in views]
+        probs.append(torch.stack([p for p, _ in predictions]).float().cpu())
+        features.append(torch.stack([f for _, f in predictions]).float().mean(0).cpu())
+    return torch.cat(probs, 1).numpy(), torch.cat(features).numpy()
+
+
+def view_disagreement(probs: np.ndarray) -> np.ndarray:
+    """Share of the pairs of views that name different classes, Eq. 4 averaged over pairs: probs (v, n, c) → (n,)."""
+    v, _, c = probs.shape
+    if v < 2:
+        return np.zeros(probs.shape[1], np.float32)
+    counts = np.eye(c, dtype=np.float32)[probs.argmax(2)].sum(0)
+    agreeing = (counts * (counts - 1)).sum(1) / (v * (v - 1))
+    return (1 - agreeing).astype(np.float32)
+
+
+def score(probs: np.ndarray, features: np.ndarray, labels: np.ndarray, device: torch.device) -> Scores:
+    """Gather what is believed of n samples. probs (v, n, c), features (n, d), labels (n,) with −1 where none is given.
+
+    js_clean is Eq. 3 against the label as it stands, not smoothed: smoothed, it is not monotone in p(label).
+    """
+    mean = probs.mean(0)
+    one_hot = torch.zeros(mean.shape).scatter_(1, torch.as_tensor(labels).clamp_min(0)[:, None], 1.0)
+    js_clean = (1 - js_divergence(torch.as_tensor(mean), one_hot)).numpy()
+    centred = torch.as_tensor(features - features.mean(0)).to(device)  # else all are alike after a ReLU
+    neighbours, similarity = nearest(centred, N_NEIGHBOURS)
+    return Scores(
+        labels=labels,
+        probs=mean,
+        view_disagreement=view_disagreement(probs),
+        js_clean=np.where(labels < 0, np.nan, js_clean).astype(np.float32),
+        neighbours=neighbours,
+        similarity=similarity,
+    )

@@ -1,0 +1,98 @@
+"""Every default once, with its source; the settings of a run."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+DEFAULT_RUN = "cleanweb-run"
+TUNES = ("auto", "full", "head")
+METHOD_NAMES = ("josrc", "standard")
+RECIPE_NAMES = ("auto", "paper")
+ONLY = ("clean", "relabeled", "ood", "unusable", "trainable")
+FORMATS = ("csv", "parquet", "imagefolder")
+LINKS = ("copy", "hardlink", "symlink")
+
+# The default backbones: permissive licences, small enough for the device they are for.
+DEFAULT_BACKBONE = {"cuda": "convnext_tiny.in12k_ft_in1k", "cpu": "mobilenetv2_100.ra_in1k"}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The hyper-parameters of one method on one kind of network. Fractions are of all epochs."""
+
+    epochs: int
+    batch_size: int
+    optimiser: str  # 'adam' or 'sgd' (Nesterov, momentum 0.9)
+    lr: float
+    weight_decay: float
+    schedule: str  # 'linear' (constant, then linearly to 0 from decay_from on) or 'cosine'
+    decay_from: float
+    warmup: float  # t_w
+    epsilon: float  # label smoothing in training, Eq. 5
+    alpha: float  # weight of the consistency term, Eq. 10
+    omega: float  # decay of the mean teacher, Eq. 8
+    scale: float = 10.0  # s, Eq. 7
+    tau_c: float = 0.75  # Eq. 12
+    tau_m: float = 0.95  # Eq. 12
+
+    def warmup_epochs(self, epochs: int) -> int:
+        """t_w for a run of that many epochs, at least 1."""
+        return max(1, round(self.warmup * epochs))
+
+
+# The paper: §4.1 and the authors' CIFAR configuration for small networks (200 epochs, t_w = 10, decay from epoch 80);
+# their Food101N configuration for large ones (ResNet-50 from ImageNet weights, 50 epochs, t_w = 5). The paper trains no
+# heads: the large values on the head's own schedule.
+_PAPER = {
+    "small": Recipe(200, 128, "adam", 1e-3, 0.0, "linear", 0.4, 0.05, epsilon=0.6, alpha=0.5, omega=0.99),
+    "large": Recipe(50, 128, "sgd", 1e-3, 5e-3, "cosine", 0.0, 0.1, epsilon=0.65, alpha=0.5, omega=0.99),
+    "head": Recipe(15, 128, "adam", 1e-3, 1e-2, "cosine", 0.0, 0.1, epsilon=0.65, alpha=0.5, omega=0.99),
+}
+# The default. Small: the paper's optimiser and smoothing, smaller batches and a longer warm-up, since epochs are few.
+# Head: little smoothing, since a linear head on frozen features has nothing to be kept from but its last percent.
+_AUTO = {
+    "small": Recipe(30, 64, "adam", 1e-3, 1e-4, "linear", 0.4, 0.2, epsilon=0.6, alpha=0.5, omega=0.99),
+    "large": Recipe(20, 64, "sgd", 1e-2, 1e-4, "cosine", 0.0, 0.2, epsilon=0.3, alpha=0.5, omega=0.99),
+    "head": Recipe(15, 128, "adam", 1e-3, 1e-2, "cosine", 0.0, 0.2, epsilon=0.1, alpha=0.5, omega=0.99),
+}
+RECIPES = {"auto": _AUTO, "paper": _PAPER}
+# The classifier, retrained on the final labels; where all of the network was trained it goes on from there.
+CLASSIFIER = {
+    "small": Recipe(10, 64, "adam", 5e-4, 1e-4, "cosine", 0.0, 0.0, epsilon=0.1, alpha=0.0, omega=0.99),
+    "large": Recipe(5, 64, "sgd", 5e-3, 1e-4, "cosine", 0.0, 0.0, epsilon=0.1, alpha=0.0, omega=0.99),
+    "head": Recipe(15, 128, "adam", 1e-3, 1e-2, "cosine", 0.0, 0.0, epsilon=0.1, alpha=0.0, omega=0.99),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What `fit` was asked for. None means: chosen for the crawl and the machine, and said in the summary."""
+
+    source: Path
+    labels: Path | None = None
+    out: Path = Path(DEFAULT_RUN)
+    path_column: str | None = None
+    label_column: str | None = None
+    method: str = "josrc"
+    recipe: str = "auto"
+    backbone: str = "auto"
+    weights: str = "auto"
+    tune: str = "auto"
+    epochs: int | None = None
+    batch_size: int | None = None
+    image_size: int | None = None  # px, square
+    seed: int = 0
+    device: str = "auto"
+    workers: int | None = None
+    fresh: bool = False
+    strict: bool = False
+
+    def to_json(self) -> dict[str, object]:
+        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+
+
+def fingerprint(parts: object) -> str:
+    """A short digest of anything that can be written as JSON: equal settings and crawls, equal digests."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -1,0 +1,119 @@
+"""What a person wants to read when a run has ended: computed here, printed by the command line."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+
+_MOST = 8  # lines of a list before it is cut
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The outcome of a run."""
+
+    run: str  # the run folder
+    verdicts: dict[str, int]  # verdict → images
+    needs_review: int
+    noise_rate: float | None  # estimated share of wrong labels among judged pictures
+    classes: list[dict[str, object]]  # rows of the classes table
+    relabelings: list[dict[str, object]]  # given, suggested, images: most frequent first
+    duplicates: dict[str, int]  # exact, near → copies
+    two_labels: int  # pictures that were given more than one label
+    unreadable: dict[str, int]  # status → files that could not be read
+    notes: list[str]
+    seconds: float
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        return [*self._verdict_lines(), *self._class_lines(), *self._relabel_lines(), *self._file_lines(),
+                *self._next_lines()]  # fmt: skip
+
+    def _verdict_lines(self) -> list[str]:
+        total = sum(self.verdicts.values())
+        lines = ["", f"{total:,} images in {_duration(self.seconds)}"]
+        words = {"clean": "the given label fits", "relabeled": "another class is suggested", "ood": "none of the classes",
+                 "unusable": "no readable image, or no label"}  # fmt: skip
+        for verdict, n in self.verdicts.items():
+            lines.append(f"  {verdict:<10}{n:>9,}  {n / max(total, 1):>6.1%}  {words[verdict]}")
+        rate = "" if self.noise_rate is None else f"Estimated share of wrong labels: {self.noise_rate:.1%}. "
+        return [*lines, f"{rate}{self.needs_review:,} verdicts are worth a second look (needs_review)."]
+
+    def _class_lines(self) -> list[str]:
+        noisiest = sorted(self.classes, key=lambda row: -(row["noise_rate"] or 0))
+        width = max([5, *(len(str(row["label"])[:30]) for row in noisiest[:_MOST])])
+        lines = ["", f"{'class':<{width}}  images  wrong labels  clean  relabeled  into  ood"]
+        for row in noisiest[:_MOST]:
+            rate = "–" if row["noise_rate"] is None else f"{row['noise_rate']:.0%}"
+            lines.append(f"{str(row['label'])[:30]:<{width}}  {row['images']:>6,}  {rate:>12}  {row['clean']:>5,}  "
+                         f"{row['relabeled_away']:>9,}  {row['relabeled_into']:>4,}  {row['ood']:>3,}")  # fmt: skip
+        return lines + _more(len(noisiest), "classes", "SELECT * FROM classes")
+
+    def _relabel_lines(self) -> list[str]:
+        if not self.relabelings:
+            return []
+        lines = ["", "Most frequent relabelings (given → suggested)"]
+        for row in self.relabelings[:_MOST]:
+            lines.append(f"  {row['images']:>6,}  {row['given_label']} → {row['suggested_label']}")
+        return lines + _more(len(self.relabelings), "pairs", "SELECT * FROM transitions")
+
+    def _file_lines(self) -> list[str]:
+        lines = [""]
+        if sum(self.duplicates.values()):
+            copies = " and ".join(f"{n:,} {kind}" for kind, n in self.duplicates.items() if n)
+            lines.append(f"Duplicates: {copies} copies; {self.two_labels:,} pictures were given more than one label.")
+        if self.unreadable:
+            found = ", ".join(f"{n:,} {status}" for status, n in self.unreadable.items())
+            lines.append(f"Files that could not be used: {found}.")
+        return lines + self.notes if len(lines) > 1 or self.notes else []
+
+    def _next_lines(self) -> list[str]:
+        run, option = Path(self.run), "" if self.run == "cleanweb-run" else f" --run {self.run}"
+        return [
+            "",
+            f"Manifest    {run / 'manifest.duckdb'} (also .csv, .parquet)",
+            f"Classifier  {run / 'classifier'}",
+            "Next",
+            f"  cleanweb export --only clean{option}",
+            f'  cleanweb sql "SELECT path, given_label, suggested_label, confidence FROM relabeled LIMIT 20"{option}',
+            f"  cleanweb predict IMAGE{option}",
+        ]
+
+
+def summarise(folder: Path, tables: dict[str, pd.DataFrame], notes: list[str]) -> Summary:
+    """From the manifest's tables."""
+    images, classes = tables["images"], tables["classes"]
+    counts = images["verdict"].value_counts()
+    copies = images[images["duplicate_of"].notna()]
+    judged = images.loc[images["duplicate_of"].isna(), "p_clean"].dropna().astype(float)
+    bad_file = images["status"].isin(["missing", "empty", "truncated", "not_an_image", "unsupported", "too_large", "error"])
+    pairs = images[images["verdict"] == "relabeled"].groupby(["given_label", "suggested_label"]).size()
+    pairs = pairs.sort_values(ascending=False, kind="stable").rename("images").reset_index()
+    return Summary(
+        run=str(folder),
+        verdicts={v: int(counts.get(v, 0)) for v in ("clean", "relabeled", "ood", "unusable")},
+        needs_review=int(images["needs_review"].astype(bool).sum()),
+        noise_rate=float(1 - judged.mean()) if len(judged) else None,
+        classes=classes.astype(object).where(classes.notna(), None).to_dict("records"),
+        relabelings=pairs.to_dict("records"),
+        duplicates={kind: int((copies["duplicate_kind"] == kind).sum()) for kind in ("exact", "near")},
+        two_labels=_two_labels(images),
+        unreadable={k: int(n) for k, n in images.loc[bad_file, "status"].value_counts().items()},
+        notes=notes,
+        seconds=float(tables["runs"]["seconds"].iloc[0]),
+    )
+
+
+def _two_labels(images: pd.DataFrame) -> int:
+    picture = images["duplicate_of"].fillna(images["sample_id"])
+    return int((images["given_label"].groupby(picture).nunique() > 1).sum())
+
+
+def _more(n: int, what: str, query: str) -> list[str]:
+    return [f'  … {n - _MOST:,} more {what}: cleanweb sql "{query}"'] if n > _MOST else []
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"

@@ -1,0 +1,31 @@
+"""The two-groups model: which of the observed scores come from a known null distribution, and with what probability.
+
+    f(s) = (1 − π₀)·f₁(s) + π₀·f₀(s)          f₀ known by a sample, f₁ and π₀ not
+    P(null | s) = π₀·f₀(s) / f(s)              the local false discovery rate (Efron, 2001)
+
+Higher scores speak against the null. The ratio f₀/f is taken as falling in s (isotonic regression) and nothing else is
+assumed: no shape, no width, no threshold. π₀ is the largest share of the null that fits under the observed lower tail
+(Storey, 2002), so that with nothing to find nothing is found.
+"""
+
+import numpy as np
+from sklearn.isotonic import IsotonicRegression
+
+_QUANTILES = np.linspace(0.1, 0.9, 17)  # where F/F₀ is read; below, too few scores lie under it
+
+
+def null_share(observed: np.ndarray, null: np.ndarray) -> float:
+    """π₀ in [0, 1]: the least F(s)/F₀(s) over the null's quantiles. observed (n,), null (m,)."""
+    cuts = np.quantile(null, _QUANTILES)
+    below, below_null = (np.searchsorted(np.sort(s), cuts, side="right") / len(s) for s in (observed, null))
+    return float(np.clip((below / below_null).min(), 0, 1))
+
+
+def null_probability(observed: np.ndarray, null: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """P(null | s) at scores `at`: in [0, 1], not rising in s. observed (n,), null (m,)."""
+    scores = np.concatenate([observed, null])
+    is_observed = np.concatenate([np.ones(len(observed)), np.zeros(len(null))])
+    mass = np.concatenate([np.full(len(observed), 1 / len(observed)), np.full(len(null), 1 / len(null))])
+    fit = IsotonicRegression(y_min=1e-6, y_max=1 - 1e-6, out_of_bounds="clip").fit(scores, is_observed, mass)
+    seen = fit.predict(at)  # f / (f + f₀)
+    return np.clip(null_share(observed, null) * (1 - seen) / seen, 0, 1)

@@ -1,0 +1,107 @@
+"""What we decide of every sample, from what the model believes of it. No torch, no pixels, no number tuned by hand.
+
+The only thing that is known for sure is what labels were given. So everything is measured against those:
+
+1. Belief. The model's probabilities and the labels of the nearest images, blended at the temperature and weight under
+   which the given labels are most likely. Both come from other samples' labels, so the blend is calibrated: of the
+   images whose blend says 0.3 for a class, about 30 % were given it.
+2. Right or wrong. Wrong labels fall on an image whatever it shows. How often is read off the classes that it surely does
+   not show (the noise floor); P(label is right) = 1 − floor / q(label).
+3. Another class or none. Wrong labels fall on images of the known classes as on any: those look as the images with right
+   labels do. What is left over, the two-groups model of `twogroups.py`, belongs to no class.
+
+Takes Scores, gives a Decision. Time and memory n·c.
+"""
+
+import numpy as np
+
+from cleanweb.labelnoise import TEMPERATURES, class_share, label_right, own_floor, surprise, typical_floor, warmed
+from cleanweb.records import Decision, Scores, Verdict
+from cleanweb.twogroups import null_probability
+
+FEWEST = 10  # a class of fewer images is not judged: held out in folds, hardly one of it is left to learn from
+_WEIGHTS = np.linspace(0, 1, 11)
+
+
+def decide(scores: Scores) -> Decision:
+    """Verdict, probabilities and suggestion for every scored sample; those of samples without a label mean nothing."""
+    q, labels = belief(scores), np.maximum(scores.labels, 0)
+    given = scores.labels >= 0
+    own, typical = own_floor(q), typical_floor(q)
+    share = class_share(q, np.maximum(own, typical))
+    # An image that surely shows a class leaves no room for that class as a wrong label; one that shows none does. First
+    # all images are taken to show one, which tells right from wrong well enough to see which do not.
+    p_class = in_some_class(q, label_right(q, np.maximum(own * (1 - share), typical), labels), given)
+    p_clean = label_right(q, np.maximum(own * (1 - share * p_class[:, None]), typical), labels)
+    p = np.stack([p_clean, (1 - p_clean) * p_class, (1 - p_clean) * (1 - p_class)])
+    few = given & (np.bincount(scores.labels[given], minlength=q.shape[1])[labels] < FEWEST)
+    return _conclude(share, labels, few, p)
+
+
+def belief(scores: Scores) -> np.ndarray:
+    """Calibrated class probabilities of every sample, blended from model and neighbours: (n, c), rows sum to 1."""
+    labels, (n, c) = scores.labels, scores.probs.shape
+    given = labels >= 0
+    prior = np.bincount(labels[given], minlength=c) / max(given.sum(), 1)
+    one_hot = np.zeros((n, c))
+    one_hot[given] = np.eye(c)[labels[given]]
+    votes = vote(scores.neighbours, scores.similarity, one_hot)
+    k = scores.neighbours.shape[1]
+    votes = (k * votes + prior) / (k + 1)
+    rows = np.flatnonzero(given)
+    best = (np.inf, votes)
+    for temperature in TEMPERATURES:
+        heated = warmed(scores.probs, temperature)
+        for weight in _WEIGHTS:
+            blend = (1 - weight) * heated + weight * votes
+            best = min(best, (surprise(blend[rows], labels[rows]), blend), key=lambda b: b[0])
+    return best[1]
+
+
+def vote(neighbours: np.ndarray, similarity: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """What the neighbours say: the mean of their class distributions, weighted by similarity.
+
+    neighbours (n, k), similarity (n, k) in [−1, 1], classes (n, c), rows summing to 1 (or to less where a sample's
+    word counts less) → (n, c), rows summing to 1; uniform where no neighbour says anything.
+    """
+    n, c = classes.shape
+    weight = np.maximum(similarity, 0)
+    votes = np.zeros((n, c))
+    for j in range(neighbours.shape[1]):
+        votes += weight[:, j, None] * classes[neighbours[:, j]]
+    total = votes.sum(1, keepdims=True)
+    return np.where(total > 0, votes / np.maximum(total, 1e-12), 1 / c)
+
+
+def in_some_class(q: np.ndarray, p_clean: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """P(the image belongs to one of the classes | its label is wrong): (n,), from the entropy of its belief.
+
+    Wrong labels fall on images of the classes as right ones do, and on others. So the entropies of images with right
+    labels are the null, and what the images with wrong labels have beyond it belongs to no class.
+    """
+    entropy = -(q * np.log2(np.maximum(q, 1e-12))).sum(1)
+    wrong, right = entropy[given & (p_clean <= 0.5)], entropy[given & (p_clean > 0.5)]
+    if not len(wrong) or not len(right):
+        return np.ones(len(q))
+    return null_probability(wrong, right, at=entropy)
+
+
+def _conclude(share: np.ndarray, labels: np.ndarray, few: np.ndarray, p: np.ndarray) -> Decision:
+    """p (3, n): clean, ID, OOD. The most probable of them is the verdict, but for classes too small to be judged."""
+    rows = np.arange(len(labels))
+    best = np.where(few, 0, p.argmax(0))
+    others = share.copy()
+    others[rows, labels] = 0
+    sure = others.max(1) / np.maximum(others.sum(1), 1e-12)
+    confidence = p[best, rows] * np.where(best == 1, sure, 1)
+    words = np.array(["the label fits", "looks like another class", "looks like none of the classes"], dtype=object)
+    return Decision(
+        verdict=[(Verdict.CLEAN, Verdict.RELABELED, Verdict.OOD)[k] for k in best],
+        suggested=np.where(best == 1, others.argmax(1), -1),
+        p_clean=p[0],
+        p_id=p[1],
+        p_ood=p[2],
+        confidence=confidence,
+        needs_review=few | (confidence < 0.5),
+        reason=list(np.where(few, f"kept: its class has fewer than {FEWEST} images to judge it by", words[best])),
+    )

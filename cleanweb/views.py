@@ -1,0 +1,115 @@
+"""The augmented views of a batch, each image with its own random draw, made on the device.
+
+Images travel as uint8 (b, side, side, 3) from the pixel cache, a margin larger than the network's input; they leave as
+normalised float32 (b, 3, size, size) in channels-last memory.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cleanweb.methods import Batch
+
+_SMALL_PX = 64  # up to here images are padded for cropping, as CIFAR's are; above, they are loaded larger
+
+
+def loaded_side(size_px: int) -> int:
+    """The side to load images at for a network of that input size: 256 for 224."""
+    return size_px if size_px <= _SMALL_PX else round(size_px * 8 / 7)
+
+
+def centre(images: Tensor, size_px: int) -> Tensor:
+    """The middle of every image: uint8 (b, size, size, 3)."""
+    first = (images.shape[1] - size_px) // 2
+    return images[:, first : first + size_px, first : first + size_px]
+
+
+def weak(images: Tensor, size_px: int, generator: torch.Generator) -> Tensor:
+    """Random crop and horizontal flip, one draw per image: uint8 (b, size, size, 3). Small images are padded by an
+    eighth with black first, as for CIFAR."""
+    if images.shape[1] == size_px:
+        pad = size_px // 8
+        images = F.pad(images, (0, 0, pad, pad, pad, pad))
+    b, side = images.shape[:2]
+    spare = side - size_px + 1
+    top, left = (torch.randint(0, spare, (b, 1), generator=generator) for _ in range(2))
+    flip = torch.rand(b, 1, generator=generator) < 0.5
+    steps = torch.arange(size_px)
+    rows = (top + steps).to(images.device)
+    columns = (left + torch.where(flip, steps.flip(0), steps)).to(images.device)
+    batch = torch.arange(b, device=images.device)
+    return images[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def strong(images: Tensor, size_px: int, generator: torch.Generator) -> Tensor:
+    """A weak view with its brightness, contrast and saturation changed by up to 40 % and a quarter of its sides' square
+    greyed out, one draw per image: uint8 (b, size, size, 3)."""
+    x = weak(images, size_px, generator).float()
+    b = len(x)
+    brightness, contrast, saturation = (
+        (0.6 + 0.8 * torch.rand(3, b, 1, 1, 1, generator=generator)).to(x.device).unbind(0)
+    )
+    x = x * brightness
+    x = x.mean((1, 2, 3), keepdim=True).lerp(x, contrast)
+    x = x.mean(3, keepdim=True).lerp(x, saturation)
+    hole = size_px // 4
+    corner = torch.randint(0, size_px - hole + 1, (2, b, 1), generator=generator)
+    steps = torch.arange(size_px)
+    inside_y, inside_x = (((steps >= c) & (steps < c + hole)).to(x.device) for c in corner)
+    x = x.masked_fill((inside_y[:, :, None] & inside_x[:, None, :])[..., None], 127.0)
+    return x.round().clamp(0, 255).to(torch.uint8)
+
+
+VIEWS = {"weak": weak, "strong": strong}
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """How a network wants its images: side in px, and the mean and standard deviation of its training data."""
+
+    size_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 (b, h, w, 3) → float32 (b, 3, h, w), channels last: ((x / 255) − mean) / std."""
+        mean, std = (torch.tensor(v, device=images.device) for v in (self.mean, self.std))
+        return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+class ImageBatches:
+    """Shuffled batches of augmented views of n training images; call it with the epoch.
+
+    load(positions, side_px) gives uint8 (b, side, side, 3), as the pixel cache does. The order and every view depend on
+    seed and epoch alone. The last batch is not small: n is split evenly, since batch norm needs company.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[np.ndarray, int], np.ndarray],
+        labels: np.ndarray,
+        pixels: Pixels,
+        views: tuple[str, ...],
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+    ):
+        self.load, self.pixels, self.views = load, pixels, [VIEWS[v] for v in views]
+        self.labels = torch.as_tensor(labels)
+        self.steps = max(1, round(len(labels) / batch_size))
+        self.seed, self.device = seed, device
+
+    def __call__(self, epoch: int) -> Iterator[Batch]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.labels), generator=generator)
+        for indices in order.tensor_split(self.steps):
+            side = loaded_side(self.pixels.size_px)
+            images = torch.from_numpy(self.load(indices.numpy(), side)).to(self.device, non_blocking=True)
+            views = tuple(
+                self.pixels.normalise(view(images, self.pixels.size_px, generator)) for view in self.views
+            )
+            yield Batch(indices.to(self.device), self.labels[indices].to(self.device), views)
