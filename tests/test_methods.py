@@ -1,0 +1,215 @@
+"""The contract of methods: what the training loop and the scoring may expect of every one and every recipe of it."""
+
+import inspect
+from collections.abc import Iterator
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from cleanweb import methods, network
+from cleanweb.errors import UsageError
+from cleanweb.features import FeatureBatches
+from cleanweb.methods import METHODS, Batch, Loss
+from cleanweb.network import FeatureHead, Network
+from cleanweb.settings import METHOD_NAMES, RECIPE_NAMES, Recipe
+from cleanweb.train import train
+
+EVERY = [(name, recipe) for name, recipes in METHODS.items() for recipe in recipes]
+EPOCHS = 6
+RECIPE = Recipe(EPOCHS, 32, "adam", 0.02, 1e-4, "cosine", 0.0, 0.4, epsilon=0.1, alpha=0.3, omega=0.9)
+
+
+def make(name: str, recipe: str, n: int, c: int, net: nn.Module | None = None, d: int = 6):
+    net = FeatureHead(torch.zeros(d), torch.ones(d), c) if net is None else net
+    return methods.load(name, recipe)(net, n, c, RECIPE, EPOCHS)
+
+
+def blobs(n: int = 240, c: int = 3, d: int = 6) -> tuple[Tensor, Tensor]:
+    """Stored views (3, n, d) float16 of points around c centres far apart, and their labels (n,)."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(n) % c
+    points = 5 * torch.eye(c, d)[labels] + torch.randn(n, d, generator=generator)
+    return (points + 0.3 * torch.randn(3, n, d, generator=generator)).half(), labels
+
+
+def batches(method, features: Tensor, labels: Tensor) -> FeatureBatches:
+    return FeatureBatches(features.numpy(), labels.numpy(), len(method.views), 32, 0, torch.device("cpu"))
+
+
+def steps(method, t: int, batch: Batch) -> Iterator[Loss]:
+    """Epoch t on one batch, with an optimiser step as the loop makes it."""
+    optimiser = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], 0.1)
+    for loss in method.epoch(t, [batch]):
+        optimiser.zero_grad(set_to_none=True)
+        loss.value.backward()
+        yield loss
+        optimiser.step()
+
+
+def test_the_lists_agree():
+    assert tuple(METHODS) == METHOD_NAMES
+    assert all(set(recipes) <= set(RECIPE_NAMES) for recipes in METHODS.values())
+
+
+@pytest.mark.parametrize("name", METHOD_NAMES)
+@pytest.mark.parametrize("recipe", RECIPE_NAMES)
+def test_every_choice_loads_or_is_refused_in_words(name: str, recipe: str):
+    if recipe in METHODS[name]:
+        assert issubclass(methods.load(name, recipe), nn.Module)
+    else:
+        with pytest.raises(UsageError, match=recipe):
+            methods.load(name, recipe)
+
+
+@pytest.mark.parametrize(("name", "recipe"), EVERY)
+def test_a_method_says_what_it_takes(name: str, recipe: str):
+    cls = methods.load(name, recipe)
+    assert cls.views
+    assert set(cls.views) <= {"weak", "strong"}
+    assert list(inspect.signature(cls).parameters) == ["network", "n_samples", "n_classes", "recipe", "epochs"]
+    assert inspect.isgeneratorfunction(cls.epoch)
+
+
+@pytest.mark.parametrize(("name", "recipe"), EVERY)
+def test_a_loss_is_yielded_with_gradients_on_and_autocast_off(name: str, recipe: str):
+    features, labels = blobs()
+    method = make(name, recipe, len(labels), 3)
+    for t in range(1, EPOCHS + 1):
+        n_steps = 0
+        for loss in method.epoch(t, batches(method, features, labels)(t)):
+            assert isinstance(loss, Loss)
+            assert torch.is_grad_enabled()
+            assert not torch.is_inference_mode_enabled()
+            assert not torch.is_autocast_enabled("cpu")
+            assert loss.value.shape == ()
+            assert loss.value.dtype == torch.float32
+            assert loss.n_clean + loss.n_id + loss.n_ood <= 34
+            n_steps += 1
+        assert n_steps == batches(method, features, labels).steps
+
+
+@pytest.mark.parametrize(("name", "recipe"), EVERY)
+@pytest.mark.parametrize("t", [1, 2, 3, EPOCHS])
+@pytest.mark.parametrize("labels", [[0] * 8, [1] * 8, [0, 1] * 4, [0]], ids=["0", "1", "01", "single"])
+def test_a_loss_is_finite_with_two_classes_and_with_one_in_the_batch(name: str, recipe: str, t: int, labels: list[int]):
+    method = make(name, recipe, 8, 2)
+    generator = torch.Generator().manual_seed(0)
+    views = tuple(torch.randn(len(labels), 6, generator=generator) for _ in method.views)
+    batch = Batch(torch.arange(len(labels)), torch.tensor(labels), views)
+    for epoch in range(1, t + 1):
+        for loss in steps(method, epoch, batch):
+            assert loss.value.isfinite()
+            assert all(p.grad.isfinite().all() for p in method.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(("name", "recipe"), EVERY)
+@pytest.mark.parametrize("t", [1, EPOCHS])
+def test_a_loss_reaches_every_trainable_parameter(name: str, recipe: str, t: int):
+    method = make(name, recipe, 8, 4, Network(timm.create_model(network.SMALL, num_classes=4)))
+    generator = torch.Generator().manual_seed(0)
+    views = tuple(torch.randn(8, 3, 32, 32, generator=generator) for _ in method.views)
+    for loss in steps(method, t, Batch(torch.arange(8), torch.arange(8) % 4, views)):
+        assert loss.value.isfinite()
+        unreached = [key for key, p in method.named_parameters() if p.requires_grad and p.grad is None]
+        assert not unreached
+        assert all(p.grad.isfinite().all() for p in method.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(("name", "recipe"), EVERY)
+def test_a_loss_reaches_every_parameter_when_nothing_is_selected(name: str, recipe: str):
+    """Sure of class 0, and every label says 1."""
+    method = make(name, recipe, 8, 2)
+    method.network.fc.bias.data = torch.tensor([1e4, -1e4])
+    views = tuple(torch.zeros(8, 6) for _ in method.views)
+    for loss in steps(method, 1, Batch(torch.arange(8), torch.ones(8, dtype=torch.int64), views)):
+        assert loss.value.isfinite()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(("name", "recipe"), EVERY)
+def test_predictions_are_probabilities_and_leave_no_trace(name: str, recipe: str):
+    method = make(name, recipe, 8, 4, Network(timm.create_model(network.SMALL, num_classes=4)))
+    images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for t in (1, 2):
+        for _ in steps(method, t, Batch(torch.arange(5), torch.arange(5) % 4, (images,) * len(method.views))):
+            pass
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    p, features = method.predict(images)
+    assert p.shape == (5, 4)
+    assert features.shape[0] == 5
+    torch.testing.assert_close(p.sum(1), torch.ones(5))
+    assert (p >= 0).all()
+    assert not p.requires_grad
+    assert not features.requires_grad
+    torch.testing.assert_close(method.predict(images[:1])[0], p[:1], atol=1e-3, rtol=1e-3)  # whatever the company
+    assert all(torch.equal(before[key], value) for key, value in method.state_dict().items())
+
+
+@pytest.mark.parametrize(("name", "recipe"), EVERY)
+def test_what_was_trained_is_what_predicts(name: str, recipe: str):
+    features, labels = blobs()
+    method = make(name, recipe, len(labels), 3)
+    train(method, batches(method, features, labels), RECIPE, 2)
+    x = features[0].float()
+    torch.testing.assert_close(method.trained().eval()(x)[0].softmax(1), method.predict(x)[0])
+
+
+@pytest.mark.parametrize(("name", "recipe"), EVERY)
+def test_a_separable_set_is_learned(name: str, recipe: str):
+    features, labels = blobs()
+    method = make(name, recipe, len(labels), 3)
+    records = train(method, batches(method, features, labels), RECIPE, EPOCHS)
+    assert len(records) == EPOCHS
+    found = method.predict(features.float().mean(0))[0].argmax(1)
+    assert (found == labels).float().mean() > 0.95
+
+
+@pytest.mark.parametrize(("name", "recipe"), EVERY)
+def test_the_state_is_the_whole_checkpoint(name: str, recipe: str):
+    features, labels = blobs()
+    one, other = (make(name, recipe, len(labels), 3) for _ in range(2))
+    train(one, batches(one, features, labels), RECIPE, 3)
+    other.load_state_dict(one.state_dict())
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in one.state_dict().items())
+    x = features[0].float()
+    assert torch.equal(one.predict(x)[0], other.predict(x)[0])
+    for a, b in zip(*(m.epoch(4, batches(m, features, labels)(4)) for m in (one, other)), strict=True):
+        assert torch.equal(a.value, b.value)
+
+
+class Stopped(Exception):
+    """Ctrl-C, as a test makes it."""
+
+
+@pytest.mark.parametrize(("name", "recipe"), EVERY)
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_resumed_run_equals_an_uninterrupted_one(name: str, recipe: str, stop: int, tmp_path):
+    def halt(stage: str, done: int, total: int) -> None:
+        if done == stop:
+            raise Stopped
+
+    features, labels = blobs()
+    whole, first, second = (make(name, recipe, len(labels), 3) for _ in range(3))
+    expected = train(whole, batches(whole, features, labels), RECIPE, 4)
+    file = tmp_path / "checkpoint" / "train.pt"
+    with pytest.raises(Stopped):
+        train(first, batches(first, features, labels), RECIPE, 4, file, halt)
+    found = train(second, batches(second, features, labels), RECIPE, 4, file)
+    assert all(torch.equal(value, second.state_dict()[key]) for key, value in whole.state_dict().items())
+    assert [r.loss for r in found] == [r.loss for r in expected]
+    assert [(r.epoch, r.n_clean, r.n_id, r.n_ood, r.tau, r.lr) for r in found] == [
+        (r.epoch, r.n_clean, r.n_id, r.n_ood, r.tau, r.lr) for r in expected
+    ]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("name", "recipe"), EVERY)
+def test_a_method_learns_on_a_gpu(name: str, recipe: str):
+    device = torch.device("cuda")
+    features, labels = blobs()
+    method = make(name, recipe, len(labels), 3).to(device)
+    train(method, FeatureBatches(features.numpy(), labels.numpy(), len(method.views), 32, 0, device), RECIPE, EPOCHS)
+    found = method.predict(features.float().mean(0).to(device))[0].argmax(1).cpu()
+    assert (found == labels).float().mean() > 0.95
