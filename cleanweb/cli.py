@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cleanweb import __version__
-from cleanweb.errors import CleanwebError, RunError, SomeUnreadable, UsageError
+from cleanweb.errors import CleanwebError, SomeUnreadable, UsageError
 from cleanweb.settings import DEFAULT_RUN, FORMATS, LINKS, METHOD_NAMES, ONLY, RECIPE_NAMES, TUNES, Settings
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ def _all(version: Annotated[bool, typer.Option("--version", callback=_version, i
 @app.command()
 def fit(
     source: Annotated[Path, typer.Argument(help="A folder of images, a table of paths and labels, or Parquet files.")],
-    labels: Annotated[Optional[Path], typer.Option(help="Table of paths and labels: CSV, TSV, JSONL, Parquet.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Table of paths and labels: CSV, TSV, JSONL, Parquet.")] = None,
     out: Annotated[Path, typer.Option(envvar="CLEANWEB_RUN", help="The run folder to write.")] = Path(DEFAULT_RUN),
-    path_column: Annotated[Optional[str], typer.Option(help="The table's column of paths; default: guessed.")] = None,
-    label_column: Annotated[Optional[str], typer.Option(help="The table's column of labels; default: guessed.")] = None,
+    path_column: Annotated[str | None, typer.Option(help="The table's column of paths; default: guessed.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="The table's column of labels; default: guessed.")] = None,
     method: Annotated[Method, typer.Option(help="How to learn from noisy labels.")] = Method.josrc,
     recipe: Annotated[RecipeName, typer.Option(help="auto: no thresholds; paper: the method as printed.")] = (
         RecipeName.auto
@@ -76,12 +76,12 @@ def fit(
     tune: Annotated[Tune, typer.Option(help="full: train the whole network; head: a head on frozen features.")] = (
         Tune.auto
     ),
-    epochs: Annotated[Optional[int], typer.Option(min=1, help="Epochs of training; default: the recipe's.")] = None,
-    batch_size: Annotated[Optional[int], typer.Option(min=2, help="Images a step; default: the recipe's.")] = None,
-    image_size: Annotated[Optional[int], typer.Option(min=16, help="Input side, px; default: the backbone's.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of training; default: the recipe's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Images a step; default: the recipe's.")] = None,
+    image_size: Annotated[int | None, typer.Option(min=16, help="Input side, px; default: the backbone's.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    workers: Annotated[Optional[int], typer.Option(min=0, help="Processes to read images; default: all cores.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes to read images; default: all cores.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace what the run folder holds.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 4 where files were unreadable.")] = False,
     as_json: JsonOption = False,
@@ -122,12 +122,12 @@ def retag(run: RunOption = Path(DEFAULT_RUN), as_json: JsonOption = False, quiet
 
 @app.command()
 def export(
-    only: Annotated[Optional[list[Only]], typer.Option(help="What to hand over; repeatable. Default: trainable.")] = None,
+    only: Annotated[list[Only] | None, typer.Option(help="What to hand over; repeatable. Default: trainable.")] = None,
     format: Annotated[Format, typer.Option("--format", "-f", help="csv, parquet, or a folder per label.")] = Format.csv,
-    out: Annotated[Optional[Path], typer.Option("--out", "-o", help="Where to; - is stdout (csv). Never overwritten."
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to; - is stdout (csv). Never overwritten."
                                                 " Default: a new name in the run folder.")] = None,
     link: Annotated[Link, typer.Option(help="How imagefolder gets its files.")] = Link.copy,
-    where: Annotated[Optional[str], typer.Option(help="Also: an SQL condition on images, as confidence > 0.9.")] = None,
+    where: Annotated[str | None, typer.Option(help="Also: an SQL condition on images, as confidence > 0.9.")] = None,
     run: RunOption = Path(DEFAULT_RUN),
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip

@@ -38,12 +38,12 @@ def fit(settings: Settings, progress: Progress = silent) -> Run:
     training = plan.training(settings, device, backbone, len(labels))
     learner = tune.TUNES[training.tune](task)
     learned = learner.learn(settings.method, settings.recipe, training.recipe, training.epochs)
-    scores = score.score(learned.probs, learned.features, labels, device)
-    folder.save_scores(scored, scores, classes)
+    scores = score.score(learned.probs, learned.features, learned.space, labels, device)
+    folder.save_scores(scored, scores, classes, training.rule)
 
     # what we conclude
     rows = tables.facts_table(crawl.samples, facts, copies.kept, copies.kind)
-    rows = tables.judge(rows, scored, scores, verdict.decide(scores), classes)
+    rows = tables.judge(rows, scored, scores, verdict.decide(scores, training.rule), classes)
     final = [rows.at[i, "final_label"] for i in scored]
     model, classifier_epochs = learner.retrain(encode(final, classes)[1], training.classifier, training.classifier_epochs)
 

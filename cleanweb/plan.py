@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from cleanweb import settings as defaults
-from cleanweb.network import SMALL, Backbone, choose_backbone
+from cleanweb.network import Backbone, choose_backbone
 from cleanweb.settings import Recipe, Settings
 from cleanweb.views import Pixels
 
@@ -21,6 +21,7 @@ class Training:
     epochs: int
     classifier: Recipe  # for the classifier on the final labels
     classifier_epochs: int
+    rule: dict[str, float] | None  # how to decide: the paper's criteria, or None for the evidence
     words: list[str]  # what was chosen and why, a line each
 
 
@@ -48,14 +49,15 @@ def training(settings: Settings, device: torch.device, backbone: Backbone, n: in
         f"--tune {tune}: {why}",
         f"--method {settings.method} --recipe {settings.recipe}, {epochs} epochs.",
     ]
-    return Training(tune, recipe, epochs, classifier, classifier_epochs, [backbone.why] * bool(backbone.why) + words)
+    rule = {"epsilon": recipe.epsilon, "tau": recipe.tau_m} if settings.recipe == "paper" else None
+    return Training(tune, recipe, epochs, classifier, classifier_epochs, rule, [backbone.why] * bool(backbone.why) + words)
 
 
 def _tune(asked: str, device: torch.device, backbone: Backbone, n: int) -> tuple[str, str]:
     if asked != "auto":
         return asked, "as asked."
     if not backbone.pretrained:
-        return "full", f"{SMALL if backbone.name == SMALL else backbone.name} starts from scratch: all of it has to learn."
+        return "full", f"{backbone.name} starts from scratch: all of it has to learn."
     if device.type != "cuda":
         return "head", f"on a {device.type} the frozen backbone's features and a linear head take minutes."
     if n < MANY_IMAGES:

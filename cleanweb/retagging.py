@@ -10,8 +10,8 @@ def retag(path: Path | str) -> Run:
     """Rewrite the manifest of a finished run with today's decision rule. Raises RunError where there is no run."""
     folder = RunFolder(path)
     made = {name: manifest.read(folder.path, name) for name in manifest.TABLES}
-    scored, scores, classes = folder.load_scores()
-    made["images"] = tables.judge(made["images"], scored, scores, verdict.decide(scores), classes)
+    scored, scores, classes, rule = folder.load_scores()
+    made["images"] = tables.judge(made["images"], scored, scores, verdict.decide(scores, rule), classes)
     made["classes"] = tables.classes_table(made["images"], classes)
     manifest.write(folder.path, made)
     return Run(folder.path, made, [])

@@ -74,20 +74,22 @@ class RunFolder:
         shutil.rmtree(self.checkpoint, ignore_errors=True)
         shutil.rmtree(self.cache, ignore_errors=True)
 
-    def save_scores(self, scored: np.ndarray, scores: Scores, classes: Sequence[str]) -> None:
-        """scored (m,): the row of the manifest of each of the m scored samples."""
+    def save_scores(
+        self, scored: np.ndarray, scores: Scores, classes: Sequence[str], rule: dict[str, float] | None
+    ) -> None:
+        """scored (m,): the row of the manifest of each of the m scored samples; rule: how they are decided."""
         arrays = {field.name: getattr(scores, field.name) for field in fields(Scores)}
         partial = self.scores.with_suffix(".partial.npz")
-        np.savez(partial, scored=scored, classes=np.array(classes, dtype=np.str_), **arrays)
+        np.savez(partial, scored=scored, classes=np.array(classes, dtype=np.str_), rule=json.dumps(rule), **arrays)
         partial.replace(self.scores)
 
-    def load_scores(self) -> tuple[np.ndarray, Scores, list[str]]:
+    def load_scores(self) -> tuple[np.ndarray, Scores, list[str], dict[str, float] | None]:
         """What `save_scores` wrote. Raises RunError where there is nothing to read."""
         if not self.scores.exists():
             raise RunError(f"There are no scores at {self.scores}. Run `cleanweb fit` first, or give --run.")
         with np.load(self.scores, allow_pickle=False) as stored:
             scores = Scores(**{field.name: stored[field.name] for field in fields(Scores)})
-            return stored["scored"], scores, [str(name) for name in stored["classes"]]
+            return stored["scored"], scores, [str(c) for c in stored["classes"]], json.loads(str(stored["rule"]))
 
     def _write_record(self, record: dict[str, object]) -> None:
         partial = self.record.with_suffix(".partial")

@@ -41,16 +41,19 @@ def view_disagreement(probs: np.ndarray) -> np.ndarray:
     return (1 - agreeing).astype(np.float32)
 
 
-def score(probs: np.ndarray, features: np.ndarray, labels: np.ndarray, device: torch.device) -> Scores:
+def score(
+    probs: np.ndarray, features: np.ndarray, space: np.ndarray, labels: np.ndarray, device: torch.device
+) -> Scores:
     """Gather what is believed of n samples. probs (v, n, c), features (n, d), labels (n,) with −1 where none is given.
+
+    Neighbours are looked for among samples of the same feature space (n,) alone.
 
     js_clean is Eq. 3 against the label as it stands, not smoothed: smoothed, it is not monotone in p(label).
     """
     mean = probs.mean(0)
     one_hot = torch.zeros(mean.shape).scatter_(1, torch.as_tensor(labels).clamp_min(0)[:, None], 1.0)
     js_clean = (1 - js_divergence(torch.as_tensor(mean), one_hot)).numpy()
-    centred = torch.as_tensor(features - features.mean(0)).to(device)  # else all are alike after a ReLU
-    neighbours, similarity = nearest(centred, N_NEIGHBOURS)
+    neighbours, similarity = _neighbours(features, space, device)
     return Scores(
         labels=labels,
         probs=mean,
@@ -59,3 +62,15 @@ def score(probs: np.ndarray, features: np.ndarray, labels: np.ndarray, device: t
         neighbours=neighbours,
         similarity=similarity,
     )
+
+
+def _neighbours(features: np.ndarray, space: np.ndarray, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest samples of each sample in its own space: indices (n, k) and similarities (n, k)."""
+    k = max(0, min(N_NEIGHBOURS, int(np.bincount(space).min()) - 1))
+    indices, similarity = np.empty((len(space), k), np.int32), np.empty((len(space), k), np.float32)
+    for number in np.unique(space):
+        members = np.flatnonzero(space == number)
+        centred = features[members] - features[members].mean(0)  # after a ReLU all are alike without
+        found, similarity[members] = nearest(torch.as_tensor(centred).to(device), k)
+        indices[members] = members[found]
+    return indices, similarity

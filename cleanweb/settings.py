@@ -32,6 +32,7 @@ class Recipe:
     epsilon: float  # label smoothing in training, Eq. 5
     alpha: float  # weight of the consistency term, Eq. 10
     omega: float  # decay of the mean teacher, Eq. 8
+    folds: int = 1  # cross-fitting: every sample is predicted without its label; 1: by a network that saw it
     scale: float = 10.0  # s, Eq. 7
     tau_c: float = 0.75  # Eq. 12
     tau_m: float = 0.95  # Eq. 12
@@ -52,10 +53,13 @@ _PAPER = {
 # The default. Small: the paper's optimiser and smoothing, smaller batches and a longer warm-up, since epochs are few.
 # Head: little smoothing, since a linear head on frozen features has nothing to be kept from but its last percent.
 _AUTO = {
-    "small": Recipe(30, 64, "adam", 1e-3, 1e-4, "linear", 0.4, 0.2, epsilon=0.6, alpha=0.5, omega=0.99),
-    "large": Recipe(20, 64, "sgd", 1e-2, 1e-4, "cosine", 0.0, 0.2, epsilon=0.3, alpha=0.5, omega=0.99),
-    "head": Recipe(15, 128, "adam", 1e-3, 1e-2, "cosine", 0.0, 0.2, epsilon=0.1, alpha=0.5, omega=0.99),
-}
+    "small": Recipe(30, 64, "adam", 1e-3, 1e-4, "linear", 0.4, 0.5, epsilon=0.6, alpha=0.5, omega=0.99,
+                    folds=3),
+    "large": Recipe(20, 64, "sgd", 1e-2, 1e-4, "cosine", 0.0, 0.2, epsilon=0.3, alpha=0.5, omega=0.99,
+                    folds=2),
+    "head": Recipe(15, 128, "adam", 1e-3, 1e-2, "cosine", 0.0, 0.2, epsilon=0.1, alpha=0.5, omega=0.99,
+                   folds=5),
+}  # fmt: skip
 RECIPES = {"auto": _AUTO, "paper": _PAPER}
 # The classifier, retrained on the final labels; where all of the network was trained it goes on from there.
 CLASSIFIER = {

@@ -1,8 +1,10 @@
 """Two ways to train a backbone on n images, one interface: learn from given labels, then retrain on final ones.
 
 Full   the whole network learns (the paper's way; for GPUs, and for small networks from scratch).
-Head   the backbone is frozen and its features are kept on disk; a linear head learns on them. Every sample is predicted
-       by heads that never saw its label (cross-fitting), since a head remembers what it was fitted to.
+Head   the backbone is frozen and its features are kept on disk; a linear head learns on them.
+
+Either way every sample is predicted by a network that never saw its label (cross-fitting, where the recipe has more than
+one fold): what a network was fitted to it remembers, and a wrong label remembered looks right.
 """
 
 import copy
@@ -14,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cleanweb import methods
+from cleanweb import machine, methods
 from cleanweb.features import FeatureBatches, extract
 from cleanweb.network import Backbone, FeatureHead, Network
 from cleanweb.records import Progress
@@ -23,7 +25,6 @@ from cleanweb.settings import Recipe
 from cleanweb.train import EpochRecord, train
 from cleanweb.views import ImageBatches, Pixels, centre, loaded_side, strong, weak
 
-N_FOLDS = 5
 _SCORE_BATCH = 256
 Load = Callable[[np.ndarray, int], np.ndarray]
 
@@ -45,11 +46,12 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What the trained model believes of all n images."""
+    """What the trained networks believe of all n images."""
 
     probs: np.ndarray  # (v, n, c)
     features: np.ndarray  # (n, d)
-    epochs: list[EpochRecord]
+    space: np.ndarray  # (n,) int64: which network's features these are; only those of one space can be compared
+    epochs: list[EpochRecord]  # of the last fold
 
 
 class Full:
@@ -57,55 +59,53 @@ class Full:
 
     def __init__(self, task: Task):
         self.task = task
-        torch.manual_seed(task.seed)  # the new layers' start; torch offers no generator for it
-        self.model = task.backbone.build(task.n_classes)
+        self.model: nn.Module | None = None
 
     def learn(self, method: str, recipe_name: str, recipe: Recipe, epochs: int) -> Learned:
-        task = self.task
-        known = np.flatnonzero(task.labels >= 0)
-        cls = methods.load(method, recipe_name)
-        network = Network(self.model).to(task.device, memory_format=torch.channels_last)
-        learner = cls(network, len(known), task.n_classes, recipe, epochs).to(task.device)
-        batches = self._batches(known, task.labels[known], cls.views, recipe.batch_size)
-        checkpoint = task.folder / "checkpoint" / "train.pt"
-        records = train(learner, batches, recipe, epochs, checkpoint, task.progress)
-        probs, features = believe(learner.predict, self._scoring_views())
+        task, cls = self.task, methods.load(method, recipe_name)
+
+        def fit(k: int, known: np.ndarray, progress: Progress) -> tuple[methods.Method, list[EpochRecord]]:
+            torch.manual_seed(task.seed)  # the new layers' start; torch offers no generator for it
+            model = task.backbone.build(task.n_classes)
+            return self._train(cls, model, known, task.labels[known], recipe, epochs, f"fold-{k}.pt", progress)
+
+        learned, learner = _cross_fit(task, recipe.folds, epochs, fit, self._views)
         self.model = copy.deepcopy(learner.trained().model)
-        return Learned(probs, features, records)
+        return learned
 
     def retrain(self, final: np.ndarray, recipe: Recipe, epochs: int) -> tuple[nn.Module, list[EpochRecord]]:
-        """Fine-tune what has been learned on final labels (n,), −1 where there is none: the classifier."""
-        task = self.task
-        known = np.flatnonzero(final >= 0)
-        network = Network(self.model).to(task.device, memory_format=torch.channels_last).requires_grad_(True)
-        cls = methods.load("standard", "auto")
-        learner = cls(network, len(known), task.n_classes, recipe, epochs).to(task.device)
-        batches = self._batches(known, final[known], cls.views, recipe.batch_size)
-        checkpoint = task.folder / "checkpoint" / "classifier.pt"
-        records = train(learner, batches, recipe, epochs, checkpoint, task.progress)
+        """Go on from what has been learned, on final labels (n,), −1 where there is none: the classifier."""
+        known, cls = np.flatnonzero(final >= 0), methods.load("standard", "auto")
+        model = self.model.requires_grad_(True)
+        progress = _stage(self.task.progress, "classifier")
+        learner, records = self._train(
+            cls, model, known, final[known], recipe, epochs, "classifier.pt", progress
+        )
         return learner.trained().model, records
 
-    def _batches(self, known: np.ndarray, labels: np.ndarray, views: tuple[str, ...], batch_size: int) -> ImageBatches:
+    def _train(
+        self, cls: type, model: nn.Module, known: np.ndarray, labels: np.ndarray, recipe: Recipe, epochs: int,
+        checkpoint: str, progress: Progress,
+    ) -> tuple[methods.Method, list[EpochRecord]]:  # fmt: skip
         task = self.task
+        network = Network(model).to(task.device, memory_format=torch.channels_last)
+        learner = cls(network, len(known), task.n_classes, recipe, epochs).to(task.device)
 
         def load(positions: np.ndarray, side: int) -> np.ndarray:
             return task.load(known[positions], side)
 
-        return ImageBatches(load, labels, self.task.pixels, views, batch_size, task.seed, task.device)
+        batches = ImageBatches(load, labels, task.pixels, cls.views, recipe.batch_size, task.seed, task.device)
+        return learner, train(learner, batches, recipe, epochs, task.folder / "checkpoint" / checkpoint, progress)
 
-    def _scoring_views(self) -> Iterator[tuple[Tensor, ...]]:
-        """The centre, two weak and two strong views of every image, in order."""
+    def _views(self, positions: np.ndarray) -> Iterator[tuple[Tensor, ...]]:
+        """The centre, two weak and two strong views of these images, in order."""
         task, size = self.task, self.task.pixels.size_px
-        n = len(task.labels)
-        for first in range(0, n, _SCORE_BATCH):
-            positions = np.arange(first, min(first + _SCORE_BATCH, n))
-            images = torch.from_numpy(task.load(positions, loaded_side(size))).to(task.device)
-            generator = torch.Generator().manual_seed(task.seed * 1_000_003 + first)
+        for chunk in np.array_split(positions, max(1, len(positions) // _SCORE_BATCH)):
+            images = torch.from_numpy(task.load(chunk, loaded_side(size))).to(task.device)
+            generator = torch.Generator().manual_seed(task.seed * 1_000_003 + int(chunk[0]))
             views = [centre(images, size)]
-            views += [weak(images, size, generator) for _ in range(2)]
-            views += [strong(images, size, generator) for _ in range(2)]
-            yield tuple(self.task.pixels.normalise(view) for view in views)
-            task.progress("score", int(positions[-1]) + 1, n)
+            views += [view(images, size, generator) for view in (weak, weak, strong, strong)]
+            yield tuple(task.pixels.normalise(view) for view in views)
 
 
 class Head:
@@ -118,31 +118,26 @@ class Head:
         self.features = extract(body, task.load, n, task.pixels, file, task.device, task.seed, progress=task.progress)
 
     def learn(self, method: str, recipe_name: str, recipe: Recipe, epochs: int) -> Learned:
-        """Fold by fold: fit on the labels of the others, predict these. An image without a label is in a fold too, and
-        teaches nothing."""
         task, cls = self.task, methods.load(method, recipe_name)
-        fold = folds(task.labels, N_FOLDS, task.seed)
-        probs = np.zeros((len(self.features), len(task.labels), task.n_classes), np.float32)
-        records: list[EpochRecord] = []
-        for k in range(N_FOLDS):
-            known = np.flatnonzero((task.labels >= 0) & (fold != k))
-            learner, records = self._fit(cls, known, task.labels[known], recipe, epochs)
-            held_out = np.flatnonzero(fold == k)
-            probs[:, held_out], _ = believe(learner.predict, self._stored_views(held_out))
-            task.progress("train", k + 1, N_FOLDS)
-        return Learned(probs, np.asarray(self.features, np.float32).mean(0), records)
+
+        def fit(k: int, known: np.ndarray, progress: Progress) -> tuple[methods.Method, list[EpochRecord]]:
+            return self._train(cls, known, task.labels[known], recipe, epochs, progress)
+
+        learned, _ = _cross_fit(task, recipe.folds, epochs, fit, self._views)
+        features = np.asarray(self.features, np.float32).mean(0)
+        return Learned(learned.probs, features, np.zeros(len(features), np.int64), learned.epochs)
 
     def retrain(self, final: np.ndarray, recipe: Recipe, epochs: int) -> tuple[nn.Module, list[EpochRecord]]:
         """A head fitted on final labels (n,), −1 where there is none, folded into the backbone: the classifier."""
-        known = np.flatnonzero(final >= 0)
-        cls = methods.load("standard", "auto")
-        learner, records = self._fit(cls, known, final[known], recipe, epochs)
+        known, cls = np.flatnonzero(final >= 0), methods.load("standard", "auto")
+        progress = _stage(self.task.progress, "classifier")
+        learner, records = self._train(cls, known, final[known], recipe, epochs, progress)
         model = self.task.backbone.build(self.task.n_classes)
         learner.trained().cpu().fold_into(model.get_classifier())
         return model, records
 
-    def _fit(
-        self, cls: type, known: np.ndarray, labels: np.ndarray, recipe: Recipe, epochs: int
+    def _train(
+        self, cls: type, known: np.ndarray, labels: np.ndarray, recipe: Recipe, epochs: int, progress: Progress
     ) -> tuple[methods.Method, list[EpochRecord]]:
         task = self.task
         features = self.features[:, known]
@@ -151,11 +146,47 @@ class Head:
         head = FeatureHead(mean, std.clamp_min(float(std.mean()) * 0.05 + 1e-6), task.n_classes)
         learner = cls(head, len(known), task.n_classes, recipe, epochs).to(task.device)
         batches = FeatureBatches(features, labels, len(cls.views), recipe.batch_size, task.seed, task.device)
-        return learner, train(learner, batches, recipe, epochs)
+        with machine.one_thread(task.device):
+            return learner, train(learner, batches, recipe, epochs, progress=progress)
 
-    def _stored_views(self, positions: np.ndarray) -> Iterator[tuple[Tensor, ...]]:
-        for chunk in np.array_split(positions, max(1, len(positions) // 1024)):
+    def _views(self, positions: np.ndarray) -> Iterator[tuple[Tensor, ...]]:
+        for chunk in np.array_split(positions, max(1, len(positions) // _SCORE_BATCH)):
             yield tuple(torch.from_numpy(view[chunk].astype(np.float32)).to(self.task.device) for view in self.features)
+
+
+def _cross_fit(
+    task: Task,
+    n_folds: int,
+    epochs: int,
+    fit: Callable[[int, np.ndarray, Progress], tuple[methods.Method, list[EpochRecord]]],
+    views: Callable[[np.ndarray], Iterator[tuple[Tensor, ...]]],
+) -> tuple[Learned, methods.Method]:
+    """Fit on the labels of all folds but one, believe of that one; with one fold, fit on and believe of everything.
+
+    Gives what is believed and the last fold's learner. An image without a label is in a fold too, and teaches nothing.
+    """
+    fold = folds(task.labels, n_folds, task.seed)
+    parts = []
+    for k in range(n_folds):
+        known = np.flatnonzero((task.labels >= 0) & ((fold != k) | (n_folds == 1)))
+        learner, records = fit(k, known, _part(task.progress, k, n_folds))
+        held_out = np.flatnonzero(fold == k)
+        parts.append((held_out, *believe(learner.predict, views(held_out))))
+        task.progress("score", k + 1, n_folds)
+    order = np.argsort(np.concatenate([held_out for held_out, _, _ in parts]))
+    probs = np.concatenate([probs for _, probs, _ in parts], axis=1)[:, order]
+    features = np.concatenate([features for _, _, features in parts])[order]
+    return Learned(probs, features, fold, records), learner
+
+
+def _part(progress: Progress, k: int, n: int) -> Progress:
+    """Progress of the k-th of n equal parts, as that of the whole."""
+    return lambda stage, done, total: progress(stage, k * total + done, n * total)
+
+
+def _stage(progress: Progress, stage: str) -> Progress:
+    """The same progress under another name."""
+    return lambda _, done, total: progress(stage, done, total)
 
 
 def folds(labels: np.ndarray, k: int, seed: int) -> np.ndarray:

@@ -23,8 +23,30 @@ FEWEST = 10  # a class of fewer images is not judged: held out in folds, hardly 
 _WEIGHTS = np.linspace(0, 1, 11)
 
 
-def decide(scores: Scores) -> Decision:
-    """Verdict, probabilities and suggestion for every scored sample; those of samples without a label mean nothing."""
+def decide(scores: Scores, rule: dict[str, float] | None = None) -> Decision:
+    """Verdict, probabilities and suggestion for every scored sample; those of samples without a label mean nothing.
+
+    rule: {'epsilon', 'tau'} decides as the paper prints it (`by_criteria`); None decides by the evidence.
+    """
+    return by_evidence(scores) if rule is None else by_criteria(scores, **rule)
+
+
+def by_criteria(scores: Scores, epsilon: float, tau: float) -> Decision:
+    """Jo-SRC's Criteria 3.1 and 3.2 with the last epoch's threshold: clean iff P_clean > τ, of the others OOD iff the
+    views disagree. P_clean (Eq. 3) against the ε-smoothed label, P_ood (Eq. 4) averaged over pairs of views."""
+    labels, (n, c) = np.maximum(scores.labels, 0), scores.probs.shape
+    smooth = np.full((n, c), epsilon / (c - 1))
+    smooth[np.arange(n), labels] = 1 - epsilon
+    middle = (scores.probs + smooth) / 2
+    p_clean = 1 - sum((p * np.log2(np.maximum(p, 1e-12) / middle)).sum(1) for p in (scores.probs, smooth)) / 2
+    p_ood = scores.view_disagreement
+    best = np.where(p_clean > tau, 0, np.where(p_ood > 0.5, 2, 1))
+    p = np.stack([p_clean, (1 - p_clean) * (1 - p_ood), (1 - p_clean) * p_ood])
+    return _conclude(scores.probs, labels, np.zeros(n, bool), p, best)
+
+
+def by_evidence(scores: Scores) -> Decision:
+    """The rule of this file: calibrated belief, noise floor, two groups."""
     q, labels = belief(scores), np.maximum(scores.labels, 0)
     given = scores.labels >= 0
     own, typical = own_floor(q), typical_floor(q)
@@ -35,7 +57,7 @@ def decide(scores: Scores) -> Decision:
     p_clean = label_right(q, np.maximum(own * (1 - share * p_class[:, None]), typical), labels)
     p = np.stack([p_clean, (1 - p_clean) * p_class, (1 - p_clean) * (1 - p_class)])
     few = given & (np.bincount(scores.labels[given], minlength=q.shape[1])[labels] < FEWEST)
-    return _conclude(share, labels, few, p)
+    return _conclude(share, labels, few, p, np.where(few, 0, p.argmax(0)))
 
 
 def belief(scores: Scores) -> np.ndarray:
@@ -86,10 +108,9 @@ def in_some_class(q: np.ndarray, p_clean: np.ndarray, given: np.ndarray) -> np.n
     return null_probability(wrong, right, at=entropy)
 
 
-def _conclude(share: np.ndarray, labels: np.ndarray, few: np.ndarray, p: np.ndarray) -> Decision:
-    """p (3, n): clean, ID, OOD. The most probable of them is the verdict, but for classes too small to be judged."""
+def _conclude(share: np.ndarray, labels: np.ndarray, few: np.ndarray, p: np.ndarray, best: np.ndarray) -> Decision:
+    """p (3, n) of clean, ID, OOD; best (n,) which of them is the verdict; few (n,) whether the class is too small."""
     rows = np.arange(len(labels))
-    best = np.where(few, 0, p.argmax(0))
     others = share.copy()
     others[rows, labels] = 0
     sure = others.max(1) / np.maximum(others.sum(1), 1e-12)
