@@ -1,0 +1,124 @@
+"""What the model believes: averages over views, disagreement by its definition, and nothing decided."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import jensenshannon
+
+from cleanweb.score import N_NEIGHBOURS, believe, score, view_disagreement
+
+CPU = torch.device("cpu")
+
+
+def random_probs(seed: int, v: int, n: int, c: int) -> np.ndarray:
+    return np.random.default_rng(seed).dirichlet(np.full(c, 0.3), (v, n)).astype(np.float32)
+
+
+@given(seed=st.integers(0, 10**6), v=st.integers(1, 6), n=st.integers(1, 12), c=st.integers(2, 5))
+@settings(max_examples=50, deadline=None)
+def test_disagreement_is_the_share_of_pairs_that_name_different_classes(seed: int, v: int, n: int, c: int):
+    probs = random_probs(seed, v, n, c)
+    found = view_disagreement(probs)
+    assert found.shape == (n,)
+    assert found.dtype == np.float32
+    named = probs.argmax(2)
+    pairs = list(combinations(range(v), 2))
+    expected = [np.mean([named[a, i] != named[b, i] for a, b in pairs]) if pairs else 0.0 for i in range(n)]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def toy(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities and features of numbers."""
+    return torch.stack([x, -x], 1).softmax(1), torch.stack([x, x**2], 1)
+
+
+def test_believe_keeps_probabilities_by_view_and_averages_features():
+    views = [torch.randn(10, generator=torch.Generator().manual_seed(k)) for k in range(3)]
+    batches = [tuple(view[first : first + 4] for view in views) for first in (0, 4, 8)]
+    probs, features = believe(toy, batches)
+    assert probs.shape == (3, 10, 2)
+    assert features.shape == (10, 2)
+    assert probs.dtype == features.dtype == np.float32
+    for k, view in enumerate(views):
+        np.testing.assert_allclose(probs[k], toy(view)[0])
+    np.testing.assert_allclose(features, torch.stack([toy(view)[1] for view in views]).mean(0), rtol=1e-6)
+
+
+def test_believe_asks_for_every_view_once():
+    calls = []
+    believe(lambda x: calls.append(len(x)) or toy(x), iter([(torch.zeros(4), torch.ones(4)), (torch.zeros(1),) * 2]))
+    assert calls == [4, 4, 1, 1]
+
+
+def test_half_precision_predictions_become_float32():
+    probs, features = believe(lambda x: tuple(y.bfloat16() for y in toy(x)), [(torch.zeros(3),)])
+    assert probs.dtype == features.dtype == np.float32
+
+
+@pytest.fixture
+def scored():
+    probs = random_probs(0, 4, 50, 3)
+    features = np.random.default_rng(1).normal(5, 1, (50, 8)).astype(np.float32)
+    labels = np.arange(50) % 4 - 1
+    return probs, features, labels, score(probs, features, np.zeros(50, np.int64), labels, CPU)
+
+
+def test_scores_are_those_of_the_mean_over_views(scored):
+    probs, _, labels, scores = scored
+    np.testing.assert_allclose(scores.probs, probs.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(scores.probs.sum(1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(scores.labels, labels)
+    np.testing.assert_allclose(scores.view_disagreement, view_disagreement(probs))
+
+
+def test_js_clean_is_eq_3_of_the_label_as_it_stands(scored):
+    probs, _, labels, scores = scored
+    known = labels >= 0
+    divergence = jensenshannon(probs.mean(0)[known], np.eye(3)[labels[known]], axis=1, base=2) ** 2
+    np.testing.assert_allclose(scores.js_clean[known], 1 - divergence, atol=1e-5)
+    assert np.isnan(scores.js_clean[~known]).all()
+    p_given = scores.probs[known, labels[known]]
+    assert (np.diff(scores.js_clean[known][np.argsort(p_given)]) > -1e-6).all()  # rises with p(label)
+
+
+def test_neighbours_are_others_by_centred_features(scored):
+    _, features, _, scores = scored
+    assert scores.neighbours.shape == scores.similarity.shape == (50, N_NEIGHBOURS)
+    assert (scores.neighbours != np.arange(50)[:, None]).all()
+    centred = features - features.mean(0)
+    centred /= np.linalg.norm(centred, axis=1, keepdims=True)
+    expected = np.sort(centred @ centred.T, axis=1)[:, ::-1][:, 1 : N_NEIGHBOURS + 1]
+    np.testing.assert_allclose(scores.similarity, expected, atol=1e-5)
+
+
+def test_few_samples_have_few_neighbours():
+    probs, features, labels = random_probs(0, 2, 3, 2), np.eye(3, dtype=np.float32), np.array([0, 1, 0])
+    assert score(probs, features, np.array([0, 0, 0]), labels, CPU).neighbours.shape == (3, 2)
+    assert score(probs, features, np.array([0, 1, 0]), labels, CPU).neighbours.shape == (3, 0)
+
+
+def test_neighbours_are_of_the_same_space():
+    """Features of two networks cannot be compared: each space is centred and searched on its own."""
+    rng = np.random.default_rng(0)
+    features, space = rng.normal(0, 1, (90, 6)).astype(np.float32), rng.permutation(90) % 2
+    features[space == 1] += 100
+    probs, labels = random_probs(0, 2, 90, 3), np.arange(90) % 3
+    scores = score(probs, features, space, labels, CPU)
+    assert (space[scores.neighbours] == space[:, None]).all()
+    for number in (0, 1):
+        own = np.flatnonzero(space == number)
+        alone = score(probs[:, own], features[own], np.zeros(len(own), np.int64), labels[own], CPU)
+        np.testing.assert_array_equal(scores.neighbours[own], own[alone.neighbours])
+        np.testing.assert_array_equal(scores.similarity[own], alone.similarity)
+
+
+def test_arrays_are_small(scored):
+    *_, scores = scored
+    assert scores.neighbours.dtype == np.int32
+    for name in ("probs", "view_disagreement", "js_clean", "similarity"):
+        assert getattr(scores, name).dtype == np.float32
+    assert scores.labels.dtype == np.int64
