@@ -1,0 +1,204 @@
+"""P(label is right) from beliefs alone, and the two-groups model: right where the truth is known."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cleanweb.labelnoise import (
+    TEMPERATURES,
+    calibrated,
+    class_share,
+    label_right,
+    label_trust,
+    own_floor,
+    surprise,
+    typical_floor,
+    warmed,
+)
+from cleanweb.twogroups import null_probability, null_share
+
+
+def rows(seed: int, n: int, c: int, alpha: float = 0.5) -> np.ndarray:
+    return np.random.default_rng(seed).dirichlet(np.full(c, alpha), n)
+
+
+def drawn(seed: int, q: np.ndarray) -> np.ndarray:
+    """A label for every row, drawn from it."""
+    u = np.random.default_rng(seed).random((len(q), 1))
+    return np.minimum((q.cumsum(1) < u).sum(1), q.shape[1] - 1)
+
+
+def symmetric(seed: int, n: int, c: int, rate: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a perfect model of symmetric noise believes, the labels given, and the truth."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, c, n)
+    labels = np.where(rng.random(n) < rate, (truth + rng.integers(1, c, n)) % c, truth)
+    q = np.full((n, c), rate / (c - 1))
+    q[np.arange(n), truth] = 1 - rate
+    return q, labels, truth
+
+
+# --- temperatures ---------------------------------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 10**6), c=st.integers(2, 20), temperature=st.sampled_from(list(TEMPERATURES)))
+@settings(max_examples=50, deadline=None)
+def test_warming_keeps_rows_and_order(seed: int, c: int, temperature: float):
+    p = rows(seed, 10, c)
+    heated = warmed(p, temperature)
+    np.testing.assert_allclose(heated.sum(1), 1)
+    assert (heated.argmax(1) == p.argmax(1)).all()
+    assert (heated >= 0).all()
+
+
+def test_a_temperature_of_one_changes_nothing_and_a_high_one_knows_nothing():
+    p = rows(0, 50, 6, 5.0)
+    np.testing.assert_allclose(warmed(p, 1.0), p)
+    np.testing.assert_allclose(warmed(p, 1e6), 1 / 6, atol=1e-4)
+
+
+def test_certainty_can_be_warmed():
+    heated = warmed(np.eye(3), 2.0)
+    assert np.isfinite(heated).all()
+    assert (heated.argmax(1) == [0, 1, 2]).all()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_calibration_finds_the_temperature_back(temperature: float):
+    q = rows(0, 4000, 5, 1.0)
+    labels = drawn(1, q)
+    found = calibrated(warmed(q, temperature), labels)
+    assert np.abs(found - q).mean() < 0.02
+    assert surprise(found, labels) <= surprise(warmed(q, temperature), labels) + 1e-3
+
+
+def test_surprise_is_cross_entropy():
+    q, labels = rows(0, 100, 4, 2.0), np.arange(100) % 4
+    assert surprise(q, labels) == pytest.approx(-np.log(q[np.arange(100), labels]).mean())
+    assert np.isfinite(surprise(np.eye(4)[(labels + 1) % 4], labels))
+
+
+# --- floors and shares ----------------------------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 10**6), n=st.integers(1, 30), c=st.integers(2, 12), alpha=st.sampled_from([0.01, 1.0, 50.0]))
+@settings(max_examples=50, deadline=None)
+def test_everything_is_a_probability(seed: int, n: int, c: int, alpha: float):
+    q, labels = rows(seed, n, c, alpha), np.random.default_rng(seed).integers(0, c, n)
+    own, typical = own_floor(q), typical_floor(q)
+    assert own.shape == (n, 1)
+    assert typical.shape == (n, c)
+    assert ((own >= -1e-12) & (own <= 1 / c + 1e-12)).all()
+    assert ((typical >= 0) & (typical <= 1)).all()
+    assert (typical[np.arange(n), q.argmax(1)] == 0).all()
+    share = class_share(q, np.maximum(own, typical))
+    np.testing.assert_allclose(share.sum(1), 1)
+    assert (share > 0).all()
+    for trust in (label_right(q, np.maximum(own, typical), labels), label_trust(q, labels)):
+        assert trust.shape == (n,)
+        assert ((trust >= 0) & (trust <= 1)).all()
+
+
+def test_a_label_is_right_by_what_its_class_has_above_the_floor():
+    q, floor = np.array([[0.8, 0.2], [0.8, 0.2], [0.0, 1.0]]), np.full((3, 2), 0.2)
+    np.testing.assert_allclose(label_right(q, floor, np.array([0, 1, 0])), [0.75, 0, 0])
+
+
+def test_the_typical_floor_is_what_a_predicted_class_leaves_to_others():
+    q = np.array([[0.7, 0.3, 0.0], [0.6, 0.3, 0.1], [0.5, 0.1, 0.4], [0.1, 0.1, 0.8]])
+    np.testing.assert_allclose(typical_floor(q), [[0, 0.3, 0.1]] * 3 + [[0.1, 0.1, 0]])
+
+
+@pytest.mark.parametrize("c", [2, 3, 10])
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.2, 0.4])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_trust_tells_right_from_wrong_under_symmetric_noise(seed: int, c: int, rate: float):
+    q, labels, truth = symmetric(seed, 1000, c, rate)
+    trust = label_trust(q, labels)
+    assert trust[labels == truth].min() > 0.5
+    assert trust[labels != truth].max(initial=0) < 0.1
+    assert abs((1 - trust).mean() - (labels != truth).mean()) < 0.25 * rate + 0.01
+
+
+def test_trust_tells_right_from_wrong_where_one_class_is_taken_for_another():
+    """Three in ten of class 0 are labelled 1: for these, 1 is as likely as it typically is."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, 900)
+    flipped = (truth == 0) & (rng.random(900) < 0.3)
+    q = np.eye(3)[truth] * 0.98 + 0.01 * (1 - np.eye(3)[truth])
+    q[truth == 0] = [0.69, 0.3, 0.01]
+    trust = label_trust(q, np.where(flipped, 1, truth))
+    assert trust[flipped].max() < 0.1
+    assert trust[~flipped].min() > 0.5
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_trust_follows_permutations_of_samples_and_classes(seed: int):
+    rng = np.random.default_rng(seed)
+    q, labels = rows(seed, 60, 4), rng.integers(0, 4, 60)
+    trust = label_trust(q, labels)
+    order, names = rng.permutation(60), rng.permutation(4)
+    np.testing.assert_allclose(label_trust(q[order], labels[order]), trust[order], atol=1e-9)
+    np.testing.assert_allclose(label_trust(q[:, names], np.argsort(names)[labels]), trust, atol=1e-9)
+
+
+@pytest.mark.parametrize("q", [np.full((20, 3), 1 / 3), np.eye(3)[np.arange(20) % 3], np.eye(3)[np.zeros(20, int)]])
+def test_trust_is_finite_where_the_model_knows_nothing_or_everything(q: np.ndarray):
+    trust = label_trust(q, np.arange(20) % 3)
+    assert ((trust >= 0) & (trust <= 1)).all()
+
+
+# --- two groups -----------------------------------------------------------------------------------------------------
+
+
+def scores(seed: int, n: int, shift: float = 0.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(shift, 1, n)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nothing_but_null_is_almost_all_null(seed: int):
+    assert null_share(scores(seed, 3000), scores(seed + 100, 3000)) > 0.8
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_null_is_found_to_be_none(seed: int):
+    observed, null = scores(seed, 500, 10), scores(seed + 100, 500)
+    assert null_share(observed, null) < 0.01
+    assert null_probability(observed, null, at=observed).max() < 0.01
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_share_of_the_null_is_found(share: float, seed: int):
+    n = 3000
+    observed = np.concatenate([scores(seed, round(share * n)), scores(seed + 1, round((1 - share) * n), 6)])
+    null = scores(seed + 2, n)
+    assert abs(null_share(observed, null) - share) < 0.15 * share + 0.02
+    p = null_probability(observed, null, at=observed)
+    assert abs(p.mean() - share) < 0.15
+    assert ((p > 0.5) == (np.arange(n) < round(share * n))).mean() > 0.97
+
+
+@given(seed=st.integers(0, 10**6), n=st.integers(1, 60), m=st.integers(1, 60), shift=st.floats(-3, 6))
+@settings(max_examples=50, deadline=None)
+def test_the_probability_of_the_null_falls_as_scores_rise(seed: int, n: int, m: int, shift: float):
+    observed, null = scores(seed, n, shift), scores(seed + 1, m)
+    at = np.linspace(-8, 12, 101)
+    p = null_probability(observed, null, at)
+    assert ((p >= 0) & (p <= 1)).all()
+    assert (np.diff(p) <= 1e-12).all()
+    assert 0 <= null_share(observed, null) <= 1
+
+
+def test_equal_scores_are_no_trouble():
+    same = np.zeros(10)
+    assert null_share(same, same) == 1
+    assert (null_probability(same, same, at=same) > 0.99).all()
+
+
+def test_the_unit_of_the_score_does_not_matter():
+    observed, null = np.concatenate([scores(0, 300), scores(1, 200, 4)]), scores(2, 400)
+    p = null_probability(observed, null, at=observed)
+    np.testing.assert_allclose(null_probability(10 * observed, 10 * null, at=10 * observed), p, atol=1e-9)
