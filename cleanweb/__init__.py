@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from cleanweb.runfolder import Run
 
 
-def fit(source: Path | str, labels: Path | str | None = None, out: Path | str = "cleanweb-run", **settings: Any) -> "Run":
+def fit(
+    source: Path | str, labels: Path | str | None = None, out: Path | str = "cleanweb-run", **settings: Any
+) -> "Run":
     """Learn from the noisy labels of a crawl, judge every image, write the manifest into `out`.
 
     settings: the fields of `cleanweb.settings.Settings` by name. Raises CleanwebError with words to act on. Reads with

@@ -62,7 +62,10 @@ def _all(version: Annotated[bool, typer.Option("--version", callback=_version, i
 
 @app.command()
 def fit(
-    source: Annotated[Path, typer.Argument(help="A folder of images, a table of paths and labels, or Parquet files.")],
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SOURCE", help="A folder of images, a table of paths and labels, or Parquet files."),
+    ],
     labels: Annotated[Path | None, typer.Option(help="Table of paths and labels: CSV, TSV, JSONL, Parquet.")] = None,
     out: Annotated[Path, typer.Option(envvar="CLEANWEB_RUN", help="The run folder to write.")] = Path(DEFAULT_RUN),
     path_column: Annotated[str | None, typer.Option(help="The table's column of paths; default: guessed.")] = None,
@@ -157,7 +160,7 @@ def export(
 
 @app.command()
 def sql(
-    query: Annotated[str, typer.Argument(help="SQL on images, classes, epochs, runs and the views.")],
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="SQL on images, classes, epochs, runs and the views.")],
     format: Annotated[SqlFormat, typer.Option("--format", "-f", help="How to print the rows.")] = SqlFormat.table,
     run: RunOption = Path(DEFAULT_RUN),
 ) -> None:
@@ -171,7 +174,7 @@ def sql(
 
 @app.command()
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Images, or folders of images.")],
     run: RunOption = Path(DEFAULT_RUN),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     as_json: JsonOption = False,
@@ -203,7 +206,9 @@ def doctor(as_json: JsonOption = False) -> None:
     else:
         for finding in findings:
             sign = {True: "ok  ", False: "FAIL", None: "note"}[finding.ok]
-            typer.echo(f"{sign}  {finding.name}: {finding.found}" + (f"\n      {finding.advice}" * bool(finding.advice)))
+            typer.echo(
+                f"{sign}  {finding.name}: {finding.found}" + (f"\n      {finding.advice}" * bool(finding.advice))
+            )
     raise typer.Exit(5 if any(finding.ok is False for finding in findings) else 0)
 
 

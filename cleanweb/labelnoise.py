@@ -1,7 +1,7 @@
 """P(the given label is right), from calibrated beliefs and the noise floor: no threshold, no noise rate to be given.
 
-q (n, c) says how likely each class is to be *given* to each image. Of that, the floor is what the class gets without being
-right. Temperatures are chosen on the given labels, the only thing known for sure; truth is never asked for.
+q (n, c) says how likely each class is to be *given* to each image. Of that, the floor is what the class gets without
+being right. Temperatures are chosen on the given labels, the only thing known for sure; truth is never asked for.
 """
 
 import numpy as np

@@ -45,7 +45,9 @@ def fit(settings: Settings, progress: Progress = silent) -> Run:
     rows = tables.facts_table(crawl.samples, facts, copies.kept, copies.kind)
     rows = tables.judge(rows, scored, scores, verdict.decide(scores, training.rule), classes)
     final = [rows.at[i, "final_label"] for i in scored]
-    model, classifier_epochs = learner.retrain(encode(final, classes)[1], training.classifier, training.classifier_epochs)
+    model, classifier_epochs = learner.retrain(
+        encode(final, classes)[1], training.classifier, training.classifier_epochs
+    )
 
     # what we hand over
     save_classifier(model, folder.classifier, classes)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from cleanweb import settings as defaults
+from cleanweb.errors import UsageError
+from cleanweb.methods import METHODS
 from cleanweb.network import Backbone, choose_backbone
 from cleanweb.settings import Recipe, Settings
 from cleanweb.views import Pixels
@@ -26,9 +28,16 @@ class Training:
 
 
 def network(settings: Settings, device: torch.device) -> tuple[Backbone, Pixels]:
-    """The backbone, its weights found, and how it wants its images."""
+    """The backbone, its weights found, and how it wants its images. Raises UsageError where wishes do not go together,
+    MachineError where something is not to be had."""
+    recipes = METHODS[settings.method]
+    if settings.recipe not in recipes:
+        raise UsageError(f"--method {settings.method} has no recipe {settings.recipe!r}, only {', '.join(recipes)}.")
     kind = "cuda" if device.type == "cuda" else "cpu"
     backbone = choose_backbone(settings.backbone, settings.weights, defaults.DEFAULT_BACKBONE[kind])
+    if settings.tune == "head" and not backbone.pretrained:
+        raise UsageError(f"--tune head needs a pretrained backbone, and {backbone.name} starts from scratch: its "
+                         "frozen features say nothing. Use --tune full, or another --backbone.")  # fmt: skip
     config = backbone.config()
     size = settings.image_size or config["input_size"][-1]
     return backbone, Pixels(size, tuple(config["mean"]), tuple(config["std"]))
@@ -50,7 +59,9 @@ def training(settings: Settings, device: torch.device, backbone: Backbone, n: in
         f"--method {settings.method} --recipe {settings.recipe}, {epochs} epochs.",
     ]
     rule = {"epsilon": recipe.epsilon, "tau": recipe.tau_m} if settings.recipe == "paper" else None
-    return Training(tune, recipe, epochs, classifier, classifier_epochs, rule, [backbone.why] * bool(backbone.why) + words)
+    return Training(
+        tune, recipe, epochs, classifier, classifier_epochs, rule, [backbone.why] * bool(backbone.why) + words
+    )
 
 
 def _tune(asked: str, device: torch.device, backbone: Backbone, n: int) -> tuple[str, str]:

@@ -34,8 +34,12 @@ class Summary:
     def _verdict_lines(self) -> list[str]:
         total = sum(self.verdicts.values())
         lines = ["", f"{total:,} images in {_duration(self.seconds)}"]
-        words = {"clean": "the given label fits", "relabeled": "another class is suggested", "ood": "none of the classes",
-                 "unusable": "no readable image, or no label"}  # fmt: skip
+        words = {
+            "clean": "the given label fits",
+            "relabeled": "another class is suggested",
+            "ood": "none of the classes",
+            "unusable": "no readable image, or no label",
+        }
         for verdict, n in self.verdicts.items():
             lines.append(f"  {verdict:<10}{n:>9,}  {n / max(total, 1):>6.1%}  {words[verdict]}")
         rate = "" if self.noise_rate is None else f"Estimated share of wrong labels: {self.noise_rate:.1%}. "
@@ -88,7 +92,9 @@ def summarise(folder: Path, tables: dict[str, pd.DataFrame], notes: list[str]) -
     counts = images["verdict"].value_counts()
     copies = images[images["duplicate_of"].notna()]
     judged = images.loc[images["duplicate_of"].isna(), "p_clean"].dropna().astype(float)
-    bad_file = images["status"].isin(["missing", "empty", "truncated", "not_an_image", "unsupported", "too_large", "error"])
+    bad_file = images["status"].isin(
+        ["missing", "empty", "truncated", "not_an_image", "unsupported", "too_large", "error"]
+    )
     pairs = images[images["verdict"] == "relabeled"].groupby(["given_label", "suggested_label"]).size()
     pairs = pairs.sort_values(ascending=False, kind="stable").rename("images").reset_index()
     return Summary(

@@ -3,8 +3,8 @@
 Full   the whole network learns (the paper's way; for GPUs, and for small networks from scratch).
 Head   the backbone is frozen and its features are kept on disk; a linear head learns on them.
 
-Either way every sample is predicted by a network that never saw its label (cross-fitting, where the recipe has more than
-one fold): what a network was fitted to it remembers, and a wrong label remembered looks right.
+Either way every sample is predicted by a network that never saw its label (cross-fitting, where the recipe has more
+than one fold): what a network was fitted to it remembers, and a wrong label remembered looks right.
 """
 
 import copy
@@ -78,9 +78,7 @@ class Full:
         known, cls = np.flatnonzero(final >= 0), methods.load("standard", "auto")
         model = self.model.requires_grad_(True)
         progress = _stage(self.task.progress, "classifier")
-        learner, records = self._train(
-            cls, model, known, final[known], recipe, epochs, "classifier.pt", progress
-        )
+        learner, records = self._train(cls, model, known, final[known], recipe, epochs, "classifier.pt", progress)
         return learner.trained().model, records
 
     def _train(

@@ -5,10 +5,10 @@ The only thing that is known for sure is what labels were given. So everything i
 1. Belief. The model's probabilities and the labels of the nearest images, blended at the temperature and weight under
    which the given labels are most likely. Both come from other samples' labels, so the blend is calibrated: of the
    images whose blend says 0.3 for a class, about 30 % were given it.
-2. Right or wrong. Wrong labels fall on an image whatever it shows. How often is read off the classes that it surely does
-   not show (the noise floor); P(label is right) = 1 − floor / q(label).
-3. Another class or none. Wrong labels fall on images of the known classes as on any: those look as the images with right
-   labels do. What is left over, the two-groups model of `twogroups.py`, belongs to no class.
+2. Right or wrong. Wrong labels fall on an image whatever it shows. How often is read off the classes that it surely
+   does not show (the noise floor); P(label is right) = 1 − floor / q(label).
+3. Another class or none. Wrong labels fall on images of the known classes as on any: those look as the images with
+   right labels do. What is left over, the two-groups model of `twogroups.py`, belongs to no class.
 
 Takes Scores, gives a Decision. Time and memory n·c.
 """
@@ -123,6 +123,6 @@ def _conclude(share: np.ndarray, labels: np.ndarray, few: np.ndarray, p: np.ndar
         p_id=p[1],
         p_ood=p[2],
         confidence=confidence,
-        needs_review=few | (confidence < 0.5),
+        needs_review=few | (confidence < 0.75),  # less than three to one
         reason=list(np.where(few, f"kept: its class has fewer than {FEWEST} images to judge it by", words[best])),
     )

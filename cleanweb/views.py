@@ -109,7 +109,5 @@ class ImageBatches:
         for indices in order.tensor_split(self.steps):
             side = loaded_side(self.pixels.size_px)
             images = torch.from_numpy(self.load(indices.numpy(), side)).to(self.device, non_blocking=True)
-            views = tuple(
-                self.pixels.normalise(view(images, self.pixels.size_px, generator)) for view in self.views
-            )
+            views = tuple(self.pixels.normalise(view(images, self.pixels.size_px, generator)) for view in self.views)
             yield Batch(indices.to(self.device), self.labels[indices].to(self.device), views)

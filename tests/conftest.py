@@ -1,0 +1,39 @@
+"""A tiny crawl and a finished run on it, shared by the tests that only look at a run."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COLOURS = {"red": (200, 40, 40), "green": (40, 190, 60), "blue": (50, 60, 210)}
+PER_CLASS = 16
+
+
+def draw_crawl(folder: Path) -> None:
+    """Three folders of noisy coloured squares, a broken file, a copy, and one picture under two labels."""
+    rng = np.random.default_rng(0)
+    for label, colour in COLOURS.items():
+        (folder / label).mkdir(parents=True)
+        for i in range(PER_CLASS):
+            pixels = np.clip(rng.normal(colour, 40, (24, 24, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{i:02d}.png")
+    (folder / "red" / "broken.jpg").write_text("<!doctype html><html></html>")
+    (folder / "red" / "copy of 00.png").write_bytes((folder / "red" / "00.png").read_bytes())
+    (folder / "blue" / "stray.png").write_bytes((folder / "green" / "03.png").read_bytes())
+
+
+@pytest.fixture(scope="session")
+def crawl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("crawls") / "colours"
+    draw_crawl(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(crawl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import cleanweb
+
+    out = tmp_path_factory.mktemp("runs") / "run"
+    cleanweb.fit(crawl, out=out, backbone="cnn5", epochs=3, workers=0, device="cpu")
+    return out

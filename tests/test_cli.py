@@ -1,0 +1,196 @@
+"""The commands as a user gives them: output, files, exit codes, and never a traceback."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import pytest
+from typer.testing import CliRunner
+
+from cleanweb.cli import app
+from tests.conftest import COLOURS, PER_CLASS
+
+ROWS = len(COLOURS) * PER_CLASS + 3
+
+
+def cleanweb(*words: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert "Traceback" not in result.output
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_every_sample_has_exactly_one_verdict(run: Path) -> None:
+    code, out, _ = cleanweb("sql", "SELECT verdict, count(*) AS n FROM images GROUP BY 1", "--run", run, "-f", "csv")
+    assert code == 0
+    counts = {row["verdict"]: int(row["n"]) for row in csv.DictReader(out.splitlines())}
+    assert sum(counts.values()) == ROWS
+    assert counts["unusable"] == 1
+
+
+def test_the_manifest_opens_in_plain_duckdb(run: Path) -> None:
+    with duckdb.connect(str(run / "manifest.duckdb"), read_only=True) as con:
+        assert con.execute("SELECT count(*) FROM images").fetchone() == (ROWS,)
+        assert con.execute("SELECT count(*) FROM epochs WHERE stage = 'classifier'").fetchone()[0] > 0
+
+
+def test_the_broken_file_says_why(run: Path) -> None:
+    _, out, _ = cleanweb("sql", "SELECT status, reason FROM unusable", "--run", run, "-f", "json")
+    row = json.loads(out)
+    assert row["status"] == "not_an_image"
+    assert "HTML" in row["reason"]
+
+
+def test_a_picture_under_two_labels_is_reported(run: Path) -> None:
+    code, out, _ = cleanweb("retag", "--run", run, "--json")
+    assert code == 0
+    assert json.loads(out)["two_labels"] == 1
+    assert json.loads(out)["duplicates"] == {"exact": 2, "near": 0}
+
+
+def test_retag_changes_nothing_when_the_rule_is_the_same(run: Path) -> None:
+    ask = ("sql", "SELECT * FROM images ORDER BY sample_id", "--run", run, "-f", "csv")
+    before = cleanweb(*ask)
+    assert cleanweb("retag", "--run", run, "--quiet")[0] == 0
+    assert cleanweb(*ask) == before
+
+
+def test_retag_needs_no_torch(run: Path) -> None:
+    code = ("import sys; from cleanweb.cli import app; import cleanweb.retagging as r; r.retag(sys.argv[1]);"
+            "sys.exit('torch' in sys.modules)")  # fmt: skip
+    assert subprocess.run([sys.executable, "-c", code, str(run)], check=False).returncode == 0
+
+
+def test_export_csv_never_overwrites(run: Path, tmp_path: Path) -> None:
+    target = tmp_path / "clean.csv"
+    assert cleanweb("export", "--only", "clean", "--out", target, "--run", run)[0] == 0
+    first = target.read_bytes()
+    code, _, err = cleanweb("export", "--only", "ood", "--out", target, "--run", run)
+    assert (code, target.read_bytes()) == (2, first)
+    assert str(target) in err
+
+
+def test_export_without_a_name_takes_a_new_one(run: Path) -> None:
+    names = {cleanweb("export", "--run", run, "--json")[1] for _ in range(2)}
+    assert len({json.loads(name)["out"] for name in names}) == 2
+
+
+def test_export_to_stdout(run: Path) -> None:
+    code, out, _ = cleanweb("export", "--only", "trainable", "--out", "-", "--run", run)
+    rows = list(csv.DictReader(out.splitlines()))
+    assert code == 0
+    assert {row["label"] for row in rows} <= set(COLOURS)
+
+
+def test_export_into_the_crawl_is_refused(run: Path, crawl: Path) -> None:
+    before = sorted(crawl.rglob("*"))
+    code, _, err = cleanweb("export", "--out", crawl / "x.csv", "--run", run)
+    assert code == 2
+    assert "crawl" in err
+    assert sorted(crawl.rglob("*")) == before
+
+
+def test_export_imagefolder_can_be_fitted_again(run: Path, tmp_path: Path) -> None:
+    from cleanweb import readers
+
+    out = tmp_path / "tree"
+    assert cleanweb("export", "--format", "imagefolder", "--out", out, "--run", run)[0] == 0
+    crawl = readers.read(out, out / "labels.csv")
+    assert {sample.given_label for sample in crawl.samples} <= set(COLOURS)
+
+
+def test_predict_names_a_class_or_says_why_not(run: Path, crawl: Path) -> None:
+    code, out, err = cleanweb("predict", crawl / "blue", crawl / "red" / "broken.jpg", "nowhere.png", "--run", run)
+    assert code == 0
+    lines = [line.split("\t") for line in out.splitlines()]
+    assert len(lines) == PER_CLASS + 1
+    assert all(label in COLOURS and 0 <= float(p) <= 1 for _, label, p in lines)
+    assert "HTML" in err
+    assert "no such file" in err
+
+
+def test_the_classifier_opens_in_timm(run: Path) -> None:
+    import timm
+
+    import cleanweb as package
+
+    model, names = package.load_classifier(run / "classifier")
+    assert names == sorted(COLOURS)
+    again = timm.create_model(f"local-dir:{run / 'classifier'}", pretrained=True)
+    assert all((a == b).all() for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_fit_refuses_a_finished_run_without_fresh(run: Path, crawl: Path) -> None:
+    before = (run / "manifest.duckdb").read_bytes()
+    code, _, err = cleanweb("fit", crawl, "--out", run)
+    assert code == 6
+    assert "--fresh" in err
+    assert (run / "manifest.duckdb").read_bytes() == before
+
+
+def test_a_run_inside_the_crawl_is_refused(crawl: Path) -> None:
+    code, _, err = cleanweb("fit", crawl, "--out", crawl / "run")
+    assert code == 2
+    assert not (crawl / "run").exists()
+    assert "inside the crawl" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["fit", "no-such-folder"], 3, "no-such-folder"),
+        (["fit", "."], 3, ""),
+        (["sql", "SELECT 1", "--run", "no-such-run"], 6, "cleanweb fit"),
+        (["retag", "--run", "no-such-run"], 6, "cleanweb fit"),
+        (["export", "--run", "no-such-run"], 6, "cleanweb fit"),
+        (["predict", "x.png", "--run", "no-such-run"], 6, "cleanweb fit"),
+        (["fit"], 2, "SOURCE"),
+        (["export", "--only", "everything"], 2, "everything"),
+    ],
+)
+def test_mistakes_get_words_and_a_code(
+    words: list[str], code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found, out, err = cleanweb(*words)
+    assert found == code, err
+    assert said in out + err
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--backbone", "no_such_net"], 2, "no_such_net"),
+        (["--backbone", "local-dir:nowhere"], 5, "config.json"),
+        (["--backbone", "cnn7", "--weights", "pretrained"], 2, "cnn7"),
+        (["--device", "cuda:99"], 5, "cuda:99"),
+        (["--method", "standard", "--recipe", "paper"], 2, "standard"),
+        (["--tune", "head", "--backbone", "cnn5"], 2, "head"),
+        (["--labels", "missing.csv"], 3, "missing.csv"),
+    ],
+)
+def test_impossible_wishes_are_refused(options: list[str], code: int, said: str, crawl: Path, tmp_path: Path) -> None:
+    found, _, err = cleanweb("fit", crawl, "--out", tmp_path / "run", *options)
+    assert found == code, err
+    assert said in err
+
+
+def test_sql_is_read_only(run: Path) -> None:
+    code, _, err = cleanweb("sql", "DELETE FROM images", "--run", run)
+    assert code == 2
+    assert err.startswith("Error:")
+
+
+def test_names_cannot_steer_the_terminal(run: Path) -> None:
+    _, out, _ = cleanweb("sql", "SELECT 'a' || chr(27) || '[2Jb' AS name", "--run", run)
+    assert "\x1b[2J" not in out
+
+
+def test_help_starts_in_a_blink() -> None:
+    heavy = "('torch', 'pandas', 'duckdb', 'timm')"
+    code = f"import sys, cleanweb.cli; sys.exit(any(m in sys.modules for m in {heavy}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,88 @@
+"""The README cannot lie: its commands are run on the sample crawl, its file map lists every file, its words are the
+code's. The verdicts of its first command are held against the truth."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cleanweb import manifest, settings
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.strip().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a user has it, in which the README's first command has been run."""
+    folder = tmp_path_factory.mktemp("clone")
+    shutil.copytree(ROOT / "sample_data", folder / "sample_data")
+    install, fit = COMMANDS[0].split(" && ")
+    assert install == "pip install ."
+    done = cleanweb(fit, folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def cleanweb(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    program, *words = shlex.split(command)
+    assert program == "cleanweb"
+    return subprocess.run([sys.executable, "-m", "cleanweb", *words], cwd=folder, capture_output=True, text=True,
+                          check=False, timeout=600)  # fmt: skip
+
+
+def test_the_ci_runs_the_readmes_test_command() -> None:
+    install, test = COMMANDS[1].split(" && ")
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert install.removeprefix("pip ") in script
+    assert test.removeprefix("python ") in script
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("command", COMMANDS[2:])
+def test_every_command_runs(command: str, clone: Path) -> None:
+    done = cleanweb(command, clone)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+@pytest.mark.timeout(900)
+def test_the_sample_verdicts_are_right(clone: Path) -> None:
+    """Macro-F1 of clean, relabeled and ood over the pictures whose truth is known."""
+    images = manifest.read(clone / "cleanweb-run", "images")
+    truth = pd.read_csv(ROOT / "sample_data" / "truth.csv", dtype=str, keep_default_na=False)
+    truth = truth.drop_duplicates("path").set_index("path")["truth"]
+    known = images[images["path"].isin(truth.index) & (images["verdict"] != "unusable")]
+    true_label = truth.loc[known["path"]].to_numpy()
+    right = ["ood" if not t else "clean" if t == g else "relabeled" for t, g in zip(true_label, known["given_label"],
+                                                                                  strict=True)]  # fmt: skip
+    scores = [f1(known["verdict"] == v, pd.Series(right, known.index) == v) for v in ("clean", "relabeled", "ood")]
+    assert sum(scores) / 3 >= 0.85, scores
+
+
+def f1(found: pd.Series, true: pd.Series) -> float:
+    return 2 * float((found & true).sum()) / float(found.sum() + true.sum())
+
+
+def test_the_file_map_lists_every_file() -> None:
+    block = re.search(r"```text\n(cleanweb/.*?)```", README, re.S)
+    assert block is not None
+    listed = set(re.findall(r"^ +([\w/]+\.py)", block[1], re.M))
+    there = {str(path.relative_to(ROOT / "cleanweb")) for path in (ROOT / "cleanweb").rglob("*.py")}
+    assert listed == there
+
+
+def test_columns_verdicts_and_defaults_are_the_codes() -> None:
+    columns = {name for table in manifest.TABLES.values() for name, _, _ in table}
+    table = README.split("| column | |")[1].split("\n\n")[0]
+    assert set(re.findall(r"^\| (.*?) \|", table, re.M)) - {"---"}
+    for cell in re.findall(r"^\| (`.*?) \|", table, re.M):
+        assert set(re.findall(r"`(\w+)`", cell)) <= columns
+    for name in (*settings.DEFAULT_BACKBONE.values(), settings.DEFAULT_RUN):
+        assert name in README
