@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from cleanweb import methods, network
-from cleanweb.errors import UsageError
 from cleanweb.features import FeatureBatches
 from cleanweb.methods import METHODS, Batch, Loss
 from cleanweb.network import FeatureHead, Network
@@ -53,19 +52,10 @@ def test_the_lists_agree():
     assert all(set(recipes) <= set(RECIPE_NAMES) for recipes in METHODS.values())
 
 
-@pytest.mark.parametrize("name", METHOD_NAMES)
-@pytest.mark.parametrize("recipe", RECIPE_NAMES)
-def test_every_choice_loads_or_is_refused_in_words(name: str, recipe: str):
-    if recipe in METHODS[name]:
-        assert issubclass(methods.load(name, recipe), nn.Module)
-    else:
-        with pytest.raises(UsageError, match=recipe):
-            methods.load(name, recipe)
-
-
 @pytest.mark.parametrize(("name", "recipe"), EVERY)
 def test_a_method_says_what_it_takes(name: str, recipe: str):
     cls = methods.load(name, recipe)
+    assert issubclass(cls, nn.Module)
     assert cls.views
     assert set(cls.views) <= {"weak", "strong"}
     assert list(inspect.signature(cls).parameters) == ["network", "n_samples", "n_classes", "recipe", "epochs"]
