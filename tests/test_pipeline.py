@@ -1,0 +1,97 @@
+"""The whole story on tiny crawls: nothing is lost, nothing is written into the crawl, a stopped run goes on."""
+
+import hashlib
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cleanweb import pipeline
+from cleanweb.errors import CrawlError, RunError
+from cleanweb.settings import Settings
+from tests.conftest import COLOURS, PER_CLASS, draw_crawl
+
+
+def settings(source: Path, out: Path, **more: object) -> Settings:
+    return Settings(source=source, out=out, **{"backbone": "cnn5", "epochs": 2, "workers": 0, "device": "cpu"} | more)
+
+
+def digest(folder: Path) -> str:
+    marks = [(str(p.relative_to(folder)), p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(folder.rglob("*.*"))]
+    return hashlib.sha256(repr(marks).encode()).hexdigest()
+
+
+def test_the_crawl_is_left_as_it_was(tmp_path: Path) -> None:
+    crawl = tmp_path / "crawl"
+    draw_crawl(crawl)
+    before = digest(crawl)
+    pipeline.fit(settings(crawl, tmp_path / "run"))
+    assert digest(crawl) == before
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("recipe", ["auto", "paper"])
+def test_a_stopped_run_goes_on_and_ends_alike(recipe: str, crawl: Path, tmp_path: Path) -> None:
+    def stop_in_training(stage: str, done: int, total: int) -> None:
+        if stage == "train" and done == total - 1:
+            raise Stop
+
+    whole = pipeline.fit(settings(crawl, tmp_path / "whole", recipe=recipe))
+    with pytest.raises(Stop):
+        pipeline.fit(settings(crawl, tmp_path / "stopped", recipe=recipe), stop_in_training)
+    assert (tmp_path / "stopped" / "checkpoint").exists()
+    resumed = pipeline.fit(settings(crawl, tmp_path / "stopped", recipe=recipe))
+    pd.testing.assert_frame_equal(resumed.tables["images"], whole.tables["images"])
+    assert not (tmp_path / "stopped" / "checkpoint").exists()
+
+
+def test_an_unfinished_run_with_other_settings_is_refused(crawl: Path, tmp_path: Path) -> None:
+    def stop(stage: str, done: int, total: int) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        pipeline.fit(settings(crawl, tmp_path / "run"), stop)
+    with pytest.raises(RunError, match="--fresh"):
+        pipeline.fit(settings(crawl, tmp_path / "run", seed=1))
+    pipeline.fit(settings(crawl, tmp_path / "run", seed=1, fresh=True))
+
+
+def test_rows_and_files_of_every_kind_are_in_the_manifest(crawl: Path, tmp_path: Path) -> None:
+    rows = [(f"{label}/{i:02d}.png", label) for label in COLOURS for i in range(PER_CLASS)]
+    rows += [("red/00.png", "red"), ("red/01.png", "blue"), ("red/none.png", "red"), ("red/broken.jpg", "red")]
+    rows[2] = (rows[2][0], "")
+    table = tmp_path / "labels.csv"
+    table.write_text("path,label\n" + "".join(f"{path},{label}\n" for path, label in rows), encoding="utf-8")
+    run = pipeline.fit(settings(crawl, tmp_path / "run", labels=table))
+    images = run.tables["images"].set_index("sample_id")
+    assert len(images) == len(rows) + 2  # two files of the folder have no row
+    status = images["status"]
+    assert status["red/00.png#2"] == "repeated"
+    assert status["red/01.png#2"] == "conflicting"
+    assert status["red/none.png"] == "missing"
+    assert status["red/02.png"] == "unlabeled"
+    assert status["red/copy of 00.png"] == status["blue/stray.png"] == "unlisted"
+    assert (images.loc[["red/none.png", "red/02.png", "blue/stray.png", "red/broken.jpg"], "verdict"] == "unusable").all()
+    assert images["reason"].notna().all()
+    assert "the model sees" in images.at["red/02.png", "reason"]
+    assert images.at["red/00.png#2", "verdict"] == images.at["red/00.png", "verdict"]
+
+
+def test_a_crawl_of_broken_files_is_an_error_in_words(tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        (tmp_path / "crawl" / label).mkdir(parents=True)
+        (tmp_path / "crawl" / label / "x.jpg").write_text("<html>")
+    with pytest.raises(CrawlError, match="HTML"):
+        pipeline.fit(settings(tmp_path / "crawl", tmp_path / "run"))
+
+
+def test_one_class_among_the_readable_is_an_error_in_words(tmp_path: Path) -> None:
+    draw_crawl(tmp_path / "crawl")
+    for label in ("green", "blue"):
+        for file in (tmp_path / "crawl" / label).iterdir():
+            file.write_bytes(b"")
+    with pytest.raises(CrawlError, match="at least two"):
+        pipeline.fit(settings(tmp_path / "crawl", tmp_path / "run"))
