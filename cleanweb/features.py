@@ -67,7 +67,7 @@ class FeatureBatches:
         self.features = torch.from_numpy(np.asarray(features)).to(device)
         self.labels = torch.as_tensor(labels).to(device)
         self.n_views, self.seed = n_views, seed
-        self.steps = max(1, round(len(labels) / batch_size))
+        self.steps = max(1, min(round(len(labels) / batch_size), len(labels) // 2))
 
     def __call__(self, epoch: int) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)

@@ -52,12 +52,13 @@ def own_floor(q: np.ndarray) -> np.ndarray:
     return (1 - q.max(1, keepdims=True)) / (q.shape[1] - 1)
 
 
-def typical_floor(q: np.ndarray) -> np.ndarray:
+def typical_floor(q: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
     """The same, for labels flipped from one class to another: what images predicted as j typically leave to k, whatever
     they look like: (n, c), 0 for the predicted class itself."""
     predicted = q.argmax(1)
+    given = np.ones(len(q), bool) if given is None else given  # (n,): whose word counts
     typical = np.zeros((q.shape[1], q.shape[1]))
-    for j in np.unique(predicted):
-        typical[j] = np.median(q[predicted == j], axis=0)
+    for j in np.unique(predicted[given]):
+        typical[j] = np.median(q[given & (predicted == j)], axis=0)
     np.fill_diagonal(typical, 0)
     return typical[predicted]

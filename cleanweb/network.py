@@ -18,7 +18,7 @@ from timm.models import build_model_with_cfg, register_model
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from cleanweb.errors import MachineError, UsageError
+from cleanweb.errors import MachineError, RunError, UsageError
 from cleanweb.machine import autocast
 
 log = logging.getLogger(__name__)
@@ -232,10 +232,15 @@ def _missing_weights(name: str) -> str | None:
         return None
     repository = name.removeprefix("hf-hub:")
     if not name.startswith("hf-hub:"):
-        config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+        try:
+            config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+        except RuntimeError as error:
+            raise UsageError(f"timm knows no backbone {name!r}: {error}") from error
         if config is None or not (config.hf_hub_id or config.url):
             return f"timm has no published weights for {name}."
-        repository = config.hf_hub_id or config.url
+        if not config.hf_hub_id:
+            return f"The weights of {name} are not on the hub. Fetch {config.url} and give --weights FILE."
+        repository = config.hf_hub_id
         repository = f"timm/{name}" if repository == "timm/" else repository
     if _in_cache(repository) or _hub_answers():
         return None
@@ -279,5 +284,8 @@ def load_classifier(folder: Path) -> tuple[nn.Module, list[str]]:
     import json
 
     folder = _model_folder(Path(folder))
-    names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["label_names"]
+    try:
+        names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["label_names"]
+    except (ValueError, KeyError) as error:
+        raise RunError(f"{folder / 'config.json'} is not the configuration of a cleanweb classifier.") from error
     return Backbone(f"local-dir:{folder}", True).build(len(names)).eval(), names

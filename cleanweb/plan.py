@@ -14,6 +14,9 @@ from cleanweb.views import Pixels
 MANY_IMAGES = 20_000  # from here on a GPU trains the whole network; fewer images teach a frozen backbone's head more
 
 
+ENOUGH_IMAGES = 5_000  # from here on half of them teach enough; a third fold would cost as much again
+
+
 @dataclass(frozen=True, slots=True)
 class Training:
     """How to train."""
@@ -30,6 +33,9 @@ class Training:
 def network(settings: Settings, device: torch.device) -> tuple[Backbone, Pixels]:
     """The backbone, its weights found, and how it wants its images. Raises UsageError where wishes do not go together,
     MachineError where something is not to be had."""
+    for what, asked, known in (("method", settings.method, METHODS), ("tune", settings.tune, defaults.TUNES)):
+        if asked not in known:
+            raise UsageError(f"There is no --{what} {asked}, only {', '.join(known)}.")
     recipes = METHODS[settings.method]
     if settings.recipe not in recipes:
         raise UsageError(f"--method {settings.method} has no recipe {settings.recipe!r}, only {', '.join(recipes)}.")
@@ -48,6 +54,8 @@ def training(settings: Settings, device: torch.device, backbone: Backbone, n: in
     tune, why = _tune(settings.tune, device, backbone, n)
     size = "head" if tune == "head" else "large" if backbone.pretrained else "small"
     recipe = defaults.RECIPES[settings.recipe][size]
+    if n >= ENOUGH_IMAGES and tune == "full":
+        recipe = replace(recipe, folds=min(recipe.folds, 2))
     if settings.batch_size:
         recipe = replace(recipe, batch_size=settings.batch_size)
     classifier = defaults.CLASSIFIER[size]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -40,11 +41,12 @@ class RunFolder:
 
     def refuse_finished(self, fresh: bool) -> None:
         """Raises RunError where a finished run would be overwritten, or the folder holds something else."""
-        if fresh or not self.path.exists():
+        if not self.path.exists():
             return
-        if self.manifest.exists():
+        ours = self.record.exists() or self.manifest.exists()
+        if self.manifest.exists() and not fresh:
             raise RunError(f"{self.path} holds a finished run. Give --fresh to replace it, or another --out.")
-        if not self.path.is_dir() or (any(self.path.iterdir()) and not self.record.exists()):
+        if not self.path.is_dir() or (any(self.path.iterdir()) and not ours):
             raise RunError(f"{self.path} is not a run folder: it holds something else. Give another --out.")
 
     def refuse_inside(self, crawl: Path) -> None:
@@ -61,7 +63,7 @@ class RunFolder:
         mark = fingerprint([same, [(s.sample_id, s.file, s.row, s.given_label, str(s.status)) for s in samples]])
         if settings.fresh:
             self._clear()
-        elif self.record.exists() and json.loads(self.record.read_text(encoding="utf-8"))["fingerprint"] != mark:
+        elif self.record.exists() and self._mark() != mark:
             raise RunError(f"{self.path} holds an unfinished run of another crawl or with other settings. "
                            "Give --fresh to replace it, or another --out.")  # fmt: skip
         self.path.mkdir(parents=True, exist_ok=True)
@@ -87,9 +89,18 @@ class RunFolder:
         """What `save_scores` wrote. Raises RunError where there is nothing to read."""
         if not self.scores.exists():
             raise RunError(f"There are no scores at {self.scores}. Run `cleanweb fit` first, or give --run.")
-        with np.load(self.scores, allow_pickle=False) as stored:
-            scores = Scores(**{field.name: stored[field.name] for field in fields(Scores)})
-            return stored["scored"], scores, [str(c) for c in stored["classes"]], json.loads(str(stored["rule"]))
+        try:
+            with self.scores.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+                scores = Scores(**{field.name: stored[field.name] for field in fields(Scores)})
+                return stored["scored"], scores, [str(c) for c in stored["classes"]], json.loads(str(stored["rule"]))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise RunError(f"The scores {self.scores} are damaged. Run `cleanweb fit --fresh`.") from error
+
+    def _mark(self) -> object:
+        try:
+            return json.loads(self.record.read_text(encoding="utf-8")).get("fingerprint")
+        except (ValueError, AttributeError):
+            return None  # damaged, or of another program
 
     def _write_record(self, record: dict[str, object]) -> None:
         partial = self.record.with_suffix(".partial")

@@ -53,8 +53,8 @@ _PAPER = {
 # The default. Small: the paper's optimiser and smoothing, smaller batches and a longer warm-up, since epochs are few.
 # Head: little smoothing, since a linear head on frozen features has nothing to be kept from but its last percent.
 _AUTO = {
-    "small": Recipe(40, 32, "adam", 1e-3, 1e-4, "linear", 0.4, 0.5, epsilon=0.6, alpha=0.5, omega=0.99,
-                    folds=2),
+    "small": Recipe(40, 32, "adam", 1e-3, 1e-4, "linear", 0.4, 0.5, epsilon=0.3, alpha=0.5, omega=0.99,
+                    folds=3),
     "large": Recipe(20, 64, "sgd", 1e-2, 1e-4, "cosine", 0.0, 0.2, epsilon=0.3, alpha=0.5, omega=0.99,
                     folds=2),
     "head": Recipe(15, 128, "adam", 1e-3, 1e-2, "cosine", 0.0, 0.2, epsilon=0.1, alpha=0.5, omega=0.99,

@@ -61,7 +61,7 @@ def judge(
 
     Copies follow their kept copy; what was not scored is unusable, and says why.
     """
-    images = images.astype(object).assign(**dict.fromkeys(_JUDGED))
+    images = images.astype(object).where(images.notna(), None).assign(**dict.fromkeys(_JUDGED))
     names = np.array([*classes, None], dtype=object)  # names[-1] is no class
     evidence = _evidence(scores, names)
     verdicts = np.array([str(v) for v in decision.verdict], dtype=object)
@@ -91,8 +91,8 @@ def judge(
 
 def _evidence(scores: Scores, names: np.ndarray) -> dict[str, np.ndarray]:
     rows = np.arange(len(scores.labels))
-    known = scores.labels >= 0
-    agreement = (scores.labels[scores.neighbours] == scores.labels[:, None]).mean(1) if len(rows) else np.zeros(0)
+    known, k = scores.labels >= 0, scores.neighbours.shape[1]
+    agreement = (scores.labels[scores.neighbours] == scores.labels[:, None]).mean(1) if k else np.full(len(rows), None)
     predicted = scores.probs.argmax(1)
     return {
         "js_clean": np.where(known, scores.js_clean, None),
@@ -101,7 +101,7 @@ def _evidence(scores: Scores, names: np.ndarray) -> dict[str, np.ndarray]:
         "predicted_label": names[predicted],
         "p_predicted": scores.probs[rows, predicted],
         "neighbour_agreement": np.where(known, agreement, None),
-        "neighbour_similarity": scores.similarity.mean(1) if scores.similarity.shape[1] else np.full(len(rows), None),
+        "neighbour_similarity": scores.similarity.mean(1) if k else np.full(len(rows), None),
     }
 
 
@@ -129,7 +129,8 @@ def _copy_verdict(images: pd.DataFrame, row: int, kept: int, probs: np.ndarray, 
         same = given == final
         images.at[row, "verdict"] = str(Verdict.CLEAN if same else Verdict.RELABELED)
         images.at[row, "suggested_label"] = None if same else final
-    own, other = probs[classes.index(given)], probs[classes.index(kept_label)]
+    own = probs[classes.index(given)] if given in classes else 0.0  # a label of copies alone is no class
+    other = probs[classes.index(kept_label)]
     p_clean = float(images.at[kept, "p_id"] * own / max(1 - other, 1e-9))
     images.at[row, "p_given"] = own
     images.at[row, "p_clean"] = min(p_clean, 1 - images.at[kept, "p_ood"])

@@ -110,6 +110,7 @@ def _resume(file: Path | None, method: nn.Module, optimiser: torch.optim.Optimiz
         state = torch.load(file, map_location="cpu", weights_only=True)
         method.load_state_dict(state["method"])
         optimiser.load_state_dict(state["optimiser"])
+        return [EpochRecord(**record) for record in state["records"]]
     except Exception as error:  # torch raises whatever its parsers raise
-        raise RunError(f"The checkpoint {file} cannot be read ({error}). Start again with --fresh.") from error
-    return [EpochRecord(**record) for record in state["records"]]
+        raise RunError(f"The checkpoint {file} cannot be read: it is damaged, or of another version of cleanweb. "
+                       "Start again with --fresh.") from error  # fmt: skip

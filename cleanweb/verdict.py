@@ -49,7 +49,7 @@ def by_evidence(scores: Scores) -> Decision:
     """The rule of this file: calibrated belief, noise floor, two groups."""
     q, labels = belief(scores), np.maximum(scores.labels, 0)
     given = scores.labels >= 0
-    own, typical = own_floor(q), typical_floor(q)
+    own, typical = own_floor(q), typical_floor(q, given)
     share = class_share(q, np.maximum(own, typical))
     # An image that surely shows a class leaves no room for that class as a wrong label; one that shows none does. First
     # all images are taken to show one, which tells right from wrong well enough to see which do not.
@@ -115,6 +115,7 @@ def _conclude(share: np.ndarray, labels: np.ndarray, few: np.ndarray, p: np.ndar
     others[rows, labels] = 0
     sure = others.max(1) / np.maximum(others.sum(1), 1e-12)
     confidence = p[best, rows] * np.where(best == 1, sure, 1)
+    others[rows, labels] = -1  # never suggested, even where nothing else is believed at all
     words = np.array(["the label fits", "looks like another class", "looks like none of the classes"], dtype=object)
     return Decision(
         verdict=[(Verdict.CLEAN, Verdict.RELABELED, Verdict.OOD)[k] for k in best],

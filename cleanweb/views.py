@@ -46,22 +46,25 @@ def weak(images: Tensor, size_px: int, generator: torch.Generator) -> Tensor:
 
 
 def strong(images: Tensor, size_px: int, generator: torch.Generator) -> Tensor:
-    """A weak view with its brightness, contrast and saturation changed by up to 40 % and a quarter of its sides' square
-    greyed out, one draw per image: uint8 (b, size, size, 3)."""
-    x = weak(images, size_px, generator).float()
-    b = len(x)
-    brightness, contrast, saturation = (
-        (0.6 + 0.8 * torch.rand(3, b, 1, 1, 1, generator=generator)).to(x.device).unbind(0)
-    )
-    x = x * brightness
-    x = x.mean((1, 2, 3), keepdim=True).lerp(x, contrast)
-    x = x.mean(3, keepdim=True).lerp(x, saturation)
-    hole = size_px // 4
-    corner = torch.randint(0, size_px - hole + 1, (2, b, 1), generator=generator)
-    steps = torch.arange(size_px)
-    inside_y, inside_x = (((steps >= c) & (steps < c + hole)).to(x.device) for c in corner)
-    x = x.masked_fill((inside_y[:, :, None] & inside_x[:, None, :])[..., None], 127.0)
-    return x.round().clamp(0, 255).to(torch.uint8)
+    """Turned by up to 15°, scaled by up to a quarter, moved by up to an eighth, flipped, brighter or darker and of more
+    or less contrast by up to a quarter, one draw per image: uint8 (b, size, size, 3). For networks that start from
+    scratch on few images."""
+    b = len(images)
+
+    def draw(spread: float) -> Tensor:
+        return (torch.rand(b, generator=generator) * 2 - 1) * spread
+
+    turn, scale, x, y = draw(0.26), draw(0.22).exp(), draw(0.25), draw(0.25)
+    flip = torch.where(torch.rand(b, generator=generator) < 0.5, -1.0, 1.0)
+    rows = (turn.cos() * scale * flip, -turn.sin() * scale, x), (turn.sin() * scale * flip, turn.cos() * scale, y)
+    matrix = torch.stack([torch.stack(row, 1) for row in rows], 1).to(images.device)
+    pixels = images.permute(0, 3, 1, 2).float()
+    grid = F.affine_grid(matrix, [b, 3, size_px, size_px], align_corners=False)
+    pixels = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+    brightness, contrast = ((1 + draw(0.25)).view(b, 1, 1, 1).to(images.device) for _ in range(2))
+    pixels = pixels * brightness
+    pixels = pixels.mean((1, 2, 3), keepdim=True).lerp(pixels, contrast)
+    return pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 VIEWS = {"weak": weak, "strong": strong}
@@ -100,7 +103,7 @@ class ImageBatches:
     ):
         self.load, self.pixels, self.views = load, pixels, [VIEWS[v] for v in views]
         self.labels = torch.as_tensor(labels)
-        self.steps = max(1, round(len(labels) / batch_size))
+        self.steps = max(1, min(round(len(labels) / batch_size), len(labels) // 2))
         self.seed, self.device = seed, device
 
     def __call__(self, epoch: int) -> Iterator[Batch]:

@@ -74,7 +74,8 @@ def test_rows_and_files_of_every_kind_are_in_the_manifest(crawl: Path, tmp_path:
     assert status["red/none.png"] == "missing"
     assert status["red/02.png"] == "unlabeled"
     assert status["red/copy of 00.png"] == status["blue/stray.png"] == "unlisted"
-    assert (images.loc[["red/none.png", "red/02.png", "blue/stray.png", "red/broken.jpg"], "verdict"] == "unusable").all()
+    useless = ["red/none.png", "red/02.png", "blue/stray.png", "red/broken.jpg"]
+    assert (images.loc[useless, "verdict"] == "unusable").all()
     assert images["reason"].notna().all()
     assert "the model sees" in images.at["red/02.png", "reason"]
     assert images.at["red/00.png#2", "verdict"] == images.at["red/00.png", "verdict"]

@@ -147,9 +147,11 @@ class AdaptiveJoSRC(JoSRC):
       noise floor of `labelnoise.py`: no τ, no ε in the selection.
     - The partition is soft: ỹ = trust·y + (1 − trust)·q. The teacher's q is flat where it is undecided, so that
       OOD samples get the nearly uniform target of Eq. 7 without being named in training.
+    - The views are turned, scaled and relit besides cropped and flipped, since crawls are small.
     - ρ = 1: the unbounded reward for disagreement on OOD samples is gone.
     """
 
+    views: ClassVar[tuple[str, ...]] = ("strong", "strong")
     momentum = 0.7  # of a sample's running prediction, over epochs: about the last three count
 
     def __init__(self, network: nn.Module, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
@@ -160,7 +162,7 @@ class AdaptiveJoSRC(JoSRC):
     def epoch(self, t: int, batches: Iterable[Batch]) -> Iterator[Loss]:
         self.train()
         warm = t <= self.warmup_epochs
-        trust = torch.ones(len(self.belief)) if warm else self.trust()
+        trust = torch.ones(len(self.belief), device=self.belief.device) if warm else self.trust()
         for batch in batches:
             p, p_prime = (probabilities(self.network(view)[0]) for view in batch.views)
             targets = smooth_labels(batch.labels, self.n_classes, self.recipe.epsilon)
