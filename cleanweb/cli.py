@@ -269,19 +269,21 @@ def _progress(quiet: bool) -> Iterator["Progress"]:
 
 
 def _lines() -> "Progress":
-    """Progress where no one watches: a line at every tenth of a stage, with its rate."""
+    """Progress where no one watches: a line at every tenth of a stage, with its rate and the time that is left."""
     import time
 
-    started: dict[str, float] = {}
+    started: dict[str, tuple[float, int]] = {}
     tenths: dict[str, int] = {}
 
     def show(stage: str, done: int, total: int) -> None:
-        begun = started.setdefault(stage, time.perf_counter())
+        now = time.perf_counter()
+        begun, first = started.setdefault(stage, (now, done))
         tenth = 10 * done // max(total, 1)
         if tenth > tenths.get(stage, -1):
             tenths[stage] = tenth
-            rate = done / max(time.perf_counter() - begun, 1e-3)
-            typer.echo(f"{stage}: {done:,} of {total:,}" + (f", {rate:,.1f}/s" if tenth else ""), err=True)
+            rate = (done - first) / (now - begun) if now > begun else 0.0
+            left = f", {rate:,.3g}/s, {(total - done) / rate:,.0f} s left" if rate else ""
+            typer.echo(f"{stage}: {done:,} of {total:,}{left}", err=True)
 
     return show
 

@@ -270,9 +270,12 @@ def _hub_answers(timeout_s: float = 3.0) -> bool:
     return True
 
 
-def save_classifier(model: nn.Module, folder: Path, class_names: list[str]) -> None:
-    """Write config.json + model.safetensors in timm's own layout, with the class names in logit order."""
+def save_classifier(model: nn.Module, folder: Path, class_names: list[str], size_px: int) -> None:
+    """Write config.json + model.safetensors in timm's own layout, with the class names in logit order and the side of
+    the images it was trained on."""
     from timm.models import save_for_hf
+
+    model.pretrained_cfg = dict(model.pretrained_cfg) | {"input_size": (3, size_px, size_px)}
 
     model_config = {"label_names": class_names, "num_classes": len(class_names)}
     model = model.cpu().to(memory_format=torch.contiguous_format)  # safetensors takes no other

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from cleanweb import duplicates, images, machine, manifest, plan, readers, score, tables, tune, verdict, views
+from cleanweb import duplicates, images, machine, manifest, plan, readers, score, tables, train, tune, verdict, views
 from cleanweb.errors import CrawlError
 from cleanweb.network import save_classifier
 from cleanweb.records import ImageFacts, Progress, Sample, Status, silent
@@ -44,13 +44,13 @@ def fit(settings: Settings, progress: Progress = silent) -> Run:
     # what we conclude
     rows = tables.facts_table(crawl.samples, facts, copies.kept, copies.kind)
     rows = tables.judge(rows, scored, scores, verdict.decide(scores, training.rule), classes)
-    final = [rows.at[i, "final_label"] for i in scored]
-    model, classifier_epochs = learner.retrain(
-        encode(final, classes)[1], training.classifier, training.classifier_epochs
-    )
+    final = encode([rows.at[i, "final_label"] for i in scored], classes)[1]
+    classifier_epochs: list[train.EpochRecord] = []
+    if (final >= 0).any():
+        model, classifier_epochs = learner.retrain(final, training.classifier, training.classifier_epochs)
+        save_classifier(model, folder.classifier, classes, pixels.size_px)
 
     # what we hand over
-    save_classifier(model, folder.classifier, classes)
     made = {
         "images": rows,
         "classes": tables.classes_table(rows, classes),

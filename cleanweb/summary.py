@@ -15,6 +15,7 @@ class Summary:
     run: str  # the run folder
     verdicts: dict[str, int]  # verdict → images
     needs_review: int
+    classifier: bool  # whether there was a final label to train one on
     noise_rate: float | None  # estimated share of wrong labels among judged pictures
     classes: list[dict[str, object]]  # rows of the classes table
     relabelings: list[dict[str, object]]  # given, suggested, images: most frequent first
@@ -78,7 +79,7 @@ class Summary:
         return [
             "",
             f"Manifest    {run / 'manifest.duckdb'} (also .csv, .parquet)",
-            f"Classifier  {run / 'classifier'}",
+            f"Classifier  {run / 'classifier'}" if self.classifier else "Classifier  none: no image has a final label",
             "Next",
             f"  cleanweb export --only clean{option}",
             f'  cleanweb sql "SELECT path, given_label, suggested_label, confidence FROM relabeled LIMIT 20"{option}',
@@ -101,6 +102,7 @@ def summarise(folder: Path, tables: dict[str, pd.DataFrame], notes: list[str]) -
         run=str(folder),
         verdicts={v: int(counts.get(v, 0)) for v in ("clean", "relabeled", "ood", "unusable")},
         needs_review=int(images["needs_review"].astype(bool).sum()),
+        classifier=bool(images["final_label"].notna().any()),
         noise_rate=float(1 - judged.mean()) if len(judged) else None,
         classes=classes.astype(object).where(classes.notna(), None).to_dict("records"),
         relabelings=pairs.to_dict("records"),

@@ -81,7 +81,9 @@ def _epoch(
     for loss in method.epoch(t, batches(t)):
         value = float(loss.value.detach())
         if not math.isfinite(value):
-            raise RunError(f"The loss became {value} in epoch {t}, step {len(losses) + 1}. Try a smaller --lr.")
+            raise RunError(
+                f"The loss became {value} in epoch {t}, step {len(losses) + 1}. Try a larger --batch-size, or --recipe auto."
+            )
         optimiser.zero_grad(set_to_none=True)
         loss.value.backward()
         optimiser.step()

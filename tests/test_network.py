@@ -140,7 +140,7 @@ def test_a_classifier_comes_back_as_it_was_saved(name: str, tmp_path: Path):
     names, folder = ["Käse", "a b", "猫"], tmp_path / "run of ü" / "classifier"
     model = made(name, 3).to(memory_format=torch.channels_last)
     expected = model(seeded(2, 3, 32, 32))
-    save_classifier(model, folder, names)
+    save_classifier(model, folder, names, 32)
     assert {"config.json", "model.safetensors"} <= {file.name for file in folder.iterdir()}
     found, found_names = load_classifier(folder)
     assert found_names == names
@@ -152,20 +152,20 @@ def test_a_classifier_comes_back_as_it_was_saved(name: str, tmp_path: Path):
 
 def test_timm_opens_a_saved_classifier(tmp_path: Path):
     model = made("cnn7", 5)
-    save_classifier(model, tmp_path, list("abcde"))
+    save_classifier(model, tmp_path, list("abcde"), 32)
     found = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     torch.testing.assert_close(found(seeded(2, 3, 32, 32)), model(seeded(2, 3, 32, 32)))
     assert found.pretrained_cfg["label_names"] == list("abcde")
 
 
 def test_a_classifier_holds_no_pickle(tmp_path: Path):
-    save_classifier(made(), tmp_path, list("abcd"))
+    save_classifier(made(), tmp_path, list("abcd"), 32)
     assert not [file for file in tmp_path.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".pkl")]
 
 
 def test_a_classifier_can_be_the_next_runs_backbone(tmp_path: Path):
     model = made()
-    save_classifier(model, tmp_path, list("abcd"))
+    save_classifier(model, tmp_path, list("abcd"), 32)
     backbone = choose_backbone(str(tmp_path), "auto", SMALL)
     assert backbone.pretrained
     for n_classes in (0, 2, 4, 9):
@@ -176,14 +176,14 @@ def test_a_classifier_can_be_the_next_runs_backbone(tmp_path: Path):
 def test_what_is_missing_of_a_classifier_is_named(tmp_path: Path):
     with pytest.raises(CleanwebError, match=r"config\.json"):
         load_classifier(tmp_path)
-    save_classifier(made(), tmp_path, list("abcd"))
+    save_classifier(made(), tmp_path, list("abcd"), 32)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(CleanwebError, match=r"model\.safetensors"):
         load_classifier(tmp_path)
 
 
 def test_a_model_that_names_no_classes_is_refused_in_words(tmp_path: Path):
-    save_classifier(made(), tmp_path, list("abcd"))
+    save_classifier(made(), tmp_path, list("abcd"), 32)
     config = json.loads((tmp_path / "config.json").read_text())
     del config["label_names"]
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -193,7 +193,7 @@ def test_a_model_that_names_no_classes_is_refused_in_words(tmp_path: Path):
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
 def test_a_damaged_classifier_is_refused_in_words(file: str, tmp_path: Path):
-    save_classifier(made(), tmp_path, list("abcd"))
+    save_classifier(made(), tmp_path, list("abcd"), 32)
     stored = (tmp_path / file).read_bytes()
     (tmp_path / file).write_bytes(stored[: len(stored) // 2])
     with pytest.raises(CleanwebError, match=str(tmp_path)):
