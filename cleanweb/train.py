@@ -81,9 +81,7 @@ def _epoch(
     for loss in method.epoch(t, batches(t)):
         value = float(loss.value.detach())
         if not math.isfinite(value):
-            raise RunError(
-                f"The loss became {value} in epoch {t}, step {len(losses) + 1}. Try a larger --batch-size, or --recipe auto."
-            )
+            raise RunError(f"The loss became {value} in epoch {t}, step {len(losses) + 1}. Try a larger --batch-size.")
         optimiser.zero_grad(set_to_none=True)
         loss.value.backward()
         optimiser.step()

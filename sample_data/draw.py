@@ -24,7 +24,7 @@ from clipart import CLASSES, FOREIGN, Rng, fish, picture, tree
 from PIL import Image
 
 HERE = Path(__file__).parent
-PER_CLASS, PER_FOREIGN_KIND, WRONG_LABELS = 72, 9, 0.2
+PER_CLASS, PER_FOREIGN_KIND, WRONG_LABELS = 80, 16, 0.2
 
 
 @dataclass(frozen=True)
