@@ -1,8 +1,7 @@
-"""One file → facts, never an exception; and its pixels, decoded once for all later stages.
+"""One file → facts, never an exception; and where asked, its pixels in a `PixelCache` for all later stages.
 
-Takes files or bytes; gives one `ImageFacts` each and, where asked, a `PixelCache`. Never writes into the crawl, never
-runs a program. Time: about the time of decoding, spread over the worker processes. Memory: one decoded picture per
-process. A million images at 224 px take 150 GB of cache.
+Takes files or bytes; gives one `ImageFacts` each. Never writes into the crawl, never runs a program. Time: about the
+time of decoding, spread over the worker processes. Memory: one decoded picture per process.
 """
 
 import hashlib
@@ -11,7 +10,7 @@ import os
 import stat
 import struct
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
@@ -21,7 +20,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from cleanweb.errors import MachineError, RunError
+from cleanweb import pixelcache, signatures
+from cleanweb.errors import MachineError
+from cleanweb.pixelcache import PixelCache, Place
 from cleanweb.records import ImageFacts, Progress, Status
 from cleanweb.workers import Failed, run
 
@@ -56,7 +57,7 @@ def inspect_one(content: Path | bytes, name: str = "") -> tuple[ImageFacts, Imag
             return replace(facts, **_hashes(picture), note=note), picture
         except Exception as error:
             status, words = _explain(error)
-            if status == Status.ERROR and _is_short(data):
+            if status == Status.ERROR and signatures.is_short(data):
                 status, words = Status.TRUNCATED, f"the file breaks off ({words})"
             return replace(facts, status=status, error=words), None
 
@@ -101,12 +102,12 @@ def _check_bytes(n: int) -> None:
 
 
 def _open(data: bytes) -> Image.Image:
-    if foreign := _foreign(data):
+    if foreign := signatures.foreign(data):
         raise _Trouble(*foreign)
     try:
         picture = Image.open(BytesIO(data), formats=_formats())
     except UnidentifiedImageError:
-        raise _Trouble(*_unidentified(data)) from None
+        raise _Trouble(*signatures.unidentified(data)) from None
     if picture.width * picture.height > MAX_PIXELS:
         size = f"{picture.width} × {picture.height}"
         raise _Trouble(Status.TOO_LARGE, f"{size} pixels; the limit is {MAX_PIXELS:,} pixels")
@@ -212,190 +213,6 @@ def _explain(error: Exception) -> tuple[Status, str]:
     return Status.ERROR, words
 
 
-# How a file begins → what it is. Pages and archives are no images; drawings and exotic formats are, but not for us.
-_NO_IMAGE = {
-    b"<!doctype html": "an HTML page",
-    b"<html": "an HTML page",
-    b"<head": "an HTML page",
-    b"<body": "an HTML page",
-    b"<script": "an HTML page",
-    b"<?php": "a PHP script",
-    b"<?xml": "an XML document",
-    b"PK\x03\x04": "a ZIP archive",
-    b"\x1f\x8b": "a gzip archive",
-    b"Rar!": "a RAR archive",
-    b"7z\xbc\xaf": "a 7z archive",
-    b"\x1aE\xdf\xa3": "a video",
-    b"FLV\x01": "a video",
-    b"OggS": "a sound or video",
-    b"ID3": "a sound",
-    b"\x7fELF": "a program",
-    b"SQLite format 3": "a database",
-    b"PAR1": "a Parquet table",
-}
-_REFUSED = {
-    b"%PDF": "a PDF document",
-    b"%!PS": "a PostScript drawing",
-    b"\xc5\xd0\xd3\xc6": "a PostScript drawing",
-    b"<svg": "an SVG drawing",
-    b"\xd7\xcd\xc6\x9a": "a Windows metafile (WMF)",
-    b"\x89HDF": "an HDF5 file",
-    b"GRIB": "a GRIB file",
-    b"BUFR": "a BUFR file",
-    b"\x00\x00\x01\xb3": "an MPEG video",
-    b"\xff\x0a": "a JPEG XL image",
-    b"\x00\x00\x00\x0cJXL ": "a JPEG XL image",
-    b"II\xbc": "a JPEG XR image",
-}
-_IMAGES = {
-    b"\xff\xd8\xff": ("JPEG", b"\xff\xd9"),
-    b"\x89PNG\r\n": ("PNG", b"IEND\xaeB`\x82"),
-    b"GIF8": ("GIF", b";"),
-    b"RIFF": ("WEBP", b""),
-    b"BM": ("BMP", b""),
-    b"II*\0": ("TIFF", b""),
-    b"MM\0*": ("TIFF", b""),
-    b"8BPS": ("PSD", b""),
-    b"\x00\x00\x00\x0cjP  ": ("JPEG 2000", b""),
-    b"\xff\x4f\xff\x51": ("JPEG 2000", b"\xff\xd9"),
-}
-
-
-def _foreign(data: bytes) -> tuple[Status, str] | None:
-    """What is known from its first bytes to be nothing that Pillow should open."""
-    if data.startswith(tuple(_IMAGES)):
-        return None
-    head = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip()
-    page = head.lower()
-    if page.startswith((b"<?xml", b"<!--", b"<!doctype svg")) and b"<svg" in page:
-        return Status.UNSUPPORTED, "an SVG drawing"
-    if page.startswith(b"<!--") and b"<html" in page:
-        return Status.NOT_AN_IMAGE, "an HTML page"
-    if head[40:44] == b" EMF" and head.startswith(b"\x01\0\0\0"):
-        return Status.UNSUPPORTED, "a Windows metafile (EMF)"
-    if data[4:8] == b"ftyp" and data[8:12] not in (b"avif", b"avis", b"jp2 ", b"mif1", b"miaf"):
-        heif = data[8:11] in (b"hei", b"hev")
-        return (Status.UNSUPPORTED, "a HEIC image") if heif else (Status.NOT_AN_IMAGE, "a video")
-    for status, signs in ((Status.NOT_AN_IMAGE, _NO_IMAGE), (Status.UNSUPPORTED, _REFUSED)):
-        for sign, words in signs.items():
-            if data.startswith(sign) or page.startswith(sign):
-                return status, words
-    return None
-
-
-def _unidentified(data: bytes) -> tuple[Status, str]:
-    """Pillow knows no format for this file: is it a damaged image or something else?"""
-    if data[4:8] == b"ftyp":
-        return Status.UNSUPPORTED, "a HEIC or AVIF image that this Pillow cannot read"
-    for sign, (name, end) in _IMAGES.items():
-        if data.startswith(sign):
-            if not data.rstrip(b"\0").endswith(end):
-                return Status.TRUNCATED, f"the {name} breaks off in its header"
-            return Status.ERROR, f"a damaged {name}: its header cannot be read"
-    if not data.strip(b"\0"):
-        return Status.NOT_AN_IMAGE, "nothing but zero bytes"
-    try:
-        text = data[:4096].decode("utf-8", "strict" if len(data) <= 4096 else "ignore")
-    except UnicodeDecodeError:
-        text = "\0"
-    if all(letter.isprintable() or letter.isspace() for letter in text):
-        return Status.NOT_AN_IMAGE, "JSON" if text.lstrip()[:1] in ("{", "[") else "a text"
-    return Status.NOT_AN_IMAGE, f"no known image format (begins with {data[:8].hex(' ')})"
-
-
-def _is_short(data: bytes) -> bool:
-    """Does the file itself say that it is longer than it is? (For formats whose decoders do not say so.)"""
-    if data.startswith(b"RIFF"):
-        return int.from_bytes(data[4:8], "little") + 8 > len(data)
-    if not data.startswith((b"II*\0", b"MM\0*")):
-        return False
-    if int.from_bytes(data[4:8], "little" if data.startswith(b"II") else "big") >= len(data):
-        return True  # where the list of parts should begin
-    try:
-        tags = Image.open(BytesIO(data), formats=("TIFF",)).tag_v2
-        starts, sizes = (tags.get(strips) or tags.get(tiles) for strips, tiles in ((273, 324), (279, 325)))
-        return any(start + size > len(data) for start, size in zip(starts, sizes, strict=True))
-    except Exception:
-        return False
-
-
-# --- the decoded cache ----------------------------------------------------------------------------------------------
-
-_PLACE = np.dtype([("file", "<i4"), ("side", "<i4"), ("offset", "<i8")])  # side 0: no pixels
-
-
-class PixelCache:
-    """The centre squares of all readable images, decoded once: uint8 RGB in memory-mapped files.
-
-    `pixels-<worker>.bin` hold the squares one after the other, `index.npy` says where each sample's lies.
-    """
-
-    def __init__(self, folder: Path, index: np.ndarray):
-        self.folder, self.index = Path(folder), index
-        self._maps: dict[int, np.memmap] = {}
-
-    @classmethod
-    def open(cls, folder: Path) -> "PixelCache":
-        """The cache that an earlier process saved in `folder`. Raises RunError where there is none."""
-        try:
-            return cls(folder, np.load(Path(folder) / "index.npy"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"No complete pixel cache in {folder} ({error}). Inspect the crawl again.") from None
-
-    def __reduce__(self) -> tuple:
-        return PixelCache, (self.folder, self.index)  # memory maps do not travel to other processes
-
-    def save(self) -> None:
-        """Write the index, whole or not at all."""
-        half = self.folder / "index.npy.tmp"
-        with half.open("wb") as file:
-            np.save(file, self.index)
-        half.replace(self.folder / "index.npy")
-
-    def side(self, i: int) -> int:
-        """The stored side of sample i in pixels; 0 where it has none."""
-        return int(self.index["side"][i]) if 0 <= i < len(self.index) else 0
-
-    def load(self, indices: Sequence[int], size: int) -> np.ndarray:
-        """(b, size, size, 3) uint8: the squares of these samples, resized where they are stored in another size."""
-        batch = np.empty((len(indices), size, size, 3), np.uint8)
-        for k, i in enumerate(indices):
-            square = self._square(int(i))
-            if len(square) != size:
-                square = resized(square, size)
-            batch[k] = square
-        return batch
-
-    def _square(self, i: int) -> np.ndarray:
-        side = self.side(i)
-        if not side:
-            raise KeyError(f"sample {i} has no pixels")
-        file, offset = int(self.index["file"][i]), int(self.index["offset"][i])
-        if file not in self._maps:
-            self._maps[file] = np.memmap(_pixel_file(self.folder, file), np.uint8, "r")
-        return self._maps[file][offset : offset + side * side * 3].reshape(side, side, 3)
-
-
-def _pixel_file(folder: Path, number: int) -> Path:
-    return folder / f"pixels-{number:03d}.bin"
-
-
-def resized(square: np.ndarray, side_px: int) -> np.ndarray:
-    """(s, s, 3) uint8 in another size."""
-    return np.asarray(Image.fromarray(square).resize((side_px, side_px), Image.Resampling.LANCZOS))
-
-
-def centre_square(picture: Image.Image, size_px: int) -> np.ndarray:
-    """(s, s, 3) uint8, s = min(size_px, shorter side): the middle of the picture."""
-    short = min(picture.size)
-    left, top = (picture.width - short) // 2, (picture.height - short) // 2
-    box = (left, top, left + short, top + short)
-    side = min(size_px, short)
-    if side == short:
-        return np.asarray(picture.crop(box))
-    return np.asarray(picture.resize((side, side), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0))
-
-
 # --- all files ------------------------------------------------------------------------------------------------------
 
 
@@ -413,9 +230,9 @@ def inspect(
     or hangs its decoder gets Status.ERROR. Raises MachineError where the cache cannot be written.
     """
     if cache_folder is not None:
-        _clear(cache_folder)
+        pixelcache.clear(cache_folder)
     facts: dict[int, ImageFacts] = {}
-    places: dict[int, tuple[int, int, int]] = {}
+    places: dict[int, Place] = {}
     start = partial(_inspector, cache_folder, size_px)
     for done, (i, answer) in enumerate(run(start, contents, workers), 1):
         if isinstance(answer, Failed):
@@ -429,18 +246,7 @@ def inspect(
         progress("inspect", done, total)
     if cache_folder is None:
         return facts, None
-    index = np.zeros(max(facts, default=-1) + 1, _PLACE)
-    for i, place in places.items():
-        index[i] = place
-    pixels = PixelCache(cache_folder, index)
-    pixels.save()
-    return facts, pixels
-
-
-def _clear(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in (*folder.glob("pixels-*.bin"), *folder.glob("index.npy*")):
-        old.unlink()
+    return facts, PixelCache.save(cache_folder, max(facts, default=-1) + 1, places)
 
 
 def _inspector(cache_folder: Path | None, size_px: int, number: int) -> Callable[[Path | bytes], object]:
@@ -452,14 +258,11 @@ def _inspector(cache_folder: Path | None, size_px: int, number: int) -> Callable
             facts, picture = inspect_one(content)
         if picture is None or cache_folder is None:
             return facts, None
-        square = centre_square(picture, size_px)
+        square = pixelcache.centre_square(picture, size_px)
         try:
-            with _pixel_file(cache_folder, number).open("ab") as file:
-                offset = file.tell()
-                file.write(np.ascontiguousarray(square).data)
+            return facts, pixelcache.append(cache_folder, number, square)
         except OSError as error:
             return MachineError(f"The decoded images cannot be kept in {cache_folder}: {error}. Free some space there.")
-        return facts, (number, len(square), offset)
 
     return inspect_and_keep
 

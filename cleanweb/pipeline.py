@@ -8,8 +8,10 @@ import numpy as np
 from cleanweb import duplicates, images, machine, manifest, plan, readers, score, tables, train, tune, verdict, views
 from cleanweb.errors import CrawlError
 from cleanweb.network import save_classifier
+from cleanweb.pixelcache import PixelCache
 from cleanweb.records import ImageFacts, Progress, Sample, Status, silent
 from cleanweb.runfolder import Run, RunFolder
+from cleanweb.schema import SCHEMA_VERSION
 from cleanweb.settings import Settings
 
 
@@ -55,7 +57,7 @@ def fit(settings: Settings, progress: Progress = silent) -> Run:
         "images": rows,
         "classes": tables.classes_table(rows, classes),
         "epochs": tables.epochs_table({"train": learned.epochs, "classifier": classifier_epochs}),
-        "runs": tables.runs_table(settings, crawl.root, fingerprint, started, manifest.SCHEMA_VERSION),
+        "runs": tables.runs_table(settings, crawl.root, fingerprint, started, SCHEMA_VERSION),
     }
     manifest.write(folder.path, made)
     folder.finish(made["runs"].iloc[0].to_dict())
@@ -64,7 +66,7 @@ def fit(settings: Settings, progress: Progress = silent) -> Run:
 
 def inspect(
     samples: list[Sample], folder: RunFolder, side_px: int, workers: int | None, progress: Progress
-) -> tuple[list[ImageFacts], images.PixelCache]:
+) -> tuple[list[ImageFacts], PixelCache]:
     """Facts of every sample, and the pixels; a row that names a path again has its first row's facts."""
     closed = (Status.MISSING, Status.REPEATED, Status.CONFLICTING)
     total = sum(sample.status not in closed for sample in samples)

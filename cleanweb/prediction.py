@@ -10,6 +10,7 @@ import torch
 from cleanweb import images, machine
 from cleanweb.errors import RunError, UsageError
 from cleanweb.network import load_classifier
+from cleanweb.pixelcache import centre_square, resized
 from cleanweb.records import Status
 from cleanweb.views import Pixels, centre, loaded_side
 
@@ -71,9 +72,9 @@ def _square(file: Path, side: int) -> tuple[torch.Tensor | None, str]:
         facts, picture = images.inspect_one(file)
     if facts.status != Status.OK or picture is None:
         return None, facts.error
-    square = images.centre_square(picture, side)
+    square = centre_square(picture, side)
     if len(square) != side:
-        square = images.resized(square, side)
+        square = resized(square, side)
     return torch.from_numpy(square.copy()), ""
 
 

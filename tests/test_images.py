@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cleanweb import images
+from cleanweb import images, pixelcache
 from cleanweb.errors import MachineError, RunError
-from cleanweb.images import PixelCache, inspect, inspect_one
+from cleanweb.images import inspect, inspect_one
+from cleanweb.pixelcache import PixelCache, centre_square
 from cleanweb.records import ImageFacts, Status, silent
 
 NASTY = Path(__file__).parents[2] / "shared" / "data" / "nasty"
@@ -293,7 +294,7 @@ def test_inspect_keeps_the_centre_squares(tmp_path, workers):
         picture = Image.open(files[i])
         assert facts[i] == inspect_one(files[i])[0]
         assert again.side(i) == pixels.side(i) == min(48, min(picture.size))
-        expected = images.centre_square(picture, 48)
+        expected = centre_square(picture, 48)
         assert np.array_equal(again.load([i], len(expected))[0], expected)
     assert again.load([3, 1, 3], 20).shape == (3, 20, 20, 3)
     assert again.load([], 20).shape == (0, 20, 20, 3)
@@ -320,7 +321,7 @@ def test_without_a_cache_there_are_facts_only(tmp_path):
 
 def test_a_process_that_fails_is_a_status_and_a_full_disk_an_error(tmp_path, monkeypatch):
     content = encoded(scene())
-    monkeypatch.setattr(images, "_pixel_file", lambda folder, number: folder / "gone" / "pixels.bin")
+    monkeypatch.setattr(pixelcache, "_pixel_file", lambda folder, number: folder / "gone" / "pixels.bin")
     with pytest.raises(MachineError, match="Free some space"):
         inspect([(0, content)], 1, tmp_path, 32, 0, silent)
     monkeypatch.setattr(images, "inspect_one", lambda content: 1 / 0)

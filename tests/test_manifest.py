@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cleanweb import manifest
+from cleanweb import manifest, schema
 from cleanweb.errors import MachineError, RunError, UsageError
 from cleanweb.records import Verdict
 
-IMAGE = dict.fromkeys(name for name, _, _ in manifest.TABLES["images"]) | {
+IMAGE = dict.fromkeys(name for name, _, _ in schema.TABLES["images"]) | {
     "path": "cat/1.jpg",
     "status": "ok",
     "given_label": "cat",
@@ -45,13 +45,13 @@ FIVE = (
 def tables(*images: dict) -> dict[str, pd.DataFrame]:
     """Tables with the given rows of images (`IMAGE` where they are silent) and one row in every other table."""
     rows = [IMAGE | {"sample_id": str(n)} | image for n, image in enumerate(images)]
-    classes = dict.fromkeys((name for name, _, _ in manifest.TABLES["classes"]), 0) | {"label": "cat"}
-    epochs = dict.fromkeys(name for name, _, _ in manifest.TABLES["epochs"]) | {"stage": "train", "epoch": 0, "lr": 0.1}
-    runs = dict.fromkeys(name for name, _, _ in manifest.TABLES["runs"]) | {
+    classes = dict.fromkeys((name for name, _, _ in schema.TABLES["classes"]), 0) | {"label": "cat"}
+    epochs = dict.fromkeys(name for name, _, _ in schema.TABLES["epochs"]) | {"stage": "train", "epoch": 0, "lr": 0.1}
+    runs = dict.fromkeys(name for name, _, _ in schema.TABLES["runs"]) | {
         "run_id": "r",
         "started_at": "2026-11-21T10:00:00.5+02:00",
         "settings": json.dumps({"a": "'\"\n"}),
-        "schema_version": manifest.SCHEMA_VERSION,
+        "schema_version": schema.SCHEMA_VERSION,
     }
     return {
         "images": pd.DataFrame(rows, columns=list(IMAGE), dtype=object),
@@ -77,7 +77,7 @@ def rows(folder: Path, sql: str) -> list[tuple]:
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8) | st.sampled_from(
     ["a\nb", "a\r\nb", 'q"q', "q'q", "\0", "a\0b", "😀", "a,b", "=1+1", "-", "\u202eabc", "NULL", "None", "nan", " "]
 )
-FREE_TEXT = [name for name, sql_type, _ in manifest.TABLES["images"] if sql_type == "VARCHAR"]
+FREE_TEXT = [name for name, sql_type, _ in schema.TABLES["images"] if sql_type == "VARCHAR"]
 FREE_TEXT = [name for name in FREE_TEXT if not name.endswith("label") and name not in ("sha256", "phash")]
 FREE_TEXT = [name for name in FREE_TEXT if not name.startswith("duplicate")]
 ROW = st.fixed_dictionaries(dict.fromkeys(FREE_TEXT, st.none() | TEXT) | {"given_label": TEXT})
@@ -108,8 +108,8 @@ def test_csv_and_parquet_say_the_same_as_the_database(run):
 
 
 def test_what_is_read_can_be_written_again(run, tmp_path):
-    manifest.write(tmp_path, {name: manifest.read(run, name) for name in manifest.TABLES})
-    for name in manifest.TABLES:
+    manifest.write(tmp_path, {name: manifest.read(run, name) for name in schema.TABLES})
+    for name in schema.TABLES:
         assert rows(tmp_path, f"FROM {name}") == rows(run, f"FROM {name}")
     assert rows(run, "SELECT started_at::VARCHAR FROM runs") == [("2026-11-21 08:00:00.5",)]
 
@@ -163,12 +163,12 @@ def test_everything_is_commented(run):
     named = f"SELECT table_name, comment FROM duckdb_tables() WHERE {here}"
     named += f" UNION ALL SELECT view_name, comment FROM duckdb_views() WHERE {here}"
     found = dict(rows(run, named))
-    assert set(found) == {*manifest.TABLES, *manifest.SELECTIONS, "transitions"}
+    assert set(found) == {*schema.TABLES, *schema.SELECTIONS, "transitions"}
     assert all(found.values())
 
 
 def test_columns_are_the_contract(run):
-    for table, columns in manifest.TABLES.items():
+    for table, columns in schema.TABLES.items():
         assert manifest.query(run, f"SELECT * FROM {table}")[0] == [name for name, _, _ in columns]
 
 
@@ -383,7 +383,7 @@ def test_a_query_can_do_nothing_but_look(run, sql):
 
 def test_an_unread_query_holds_nothing_open(run, tmp_path):
     manifest.query(run, "FROM images")
-    manifest.write(run, {name: manifest.read(run, name) for name in manifest.TABLES})
+    manifest.write(run, {name: manifest.read(run, name) for name in schema.TABLES})
 
 
 def test_no_manifest(tmp_path):
@@ -416,7 +416,7 @@ def test_a_database_that_is_no_manifest(tmp_path):
 
 def test_a_manifest_of_another_schema(tmp_path):
     with duckdb.connect(tmp_path / "manifest.duckdb") as con:
-        for table in manifest.TABLES:
+        for table in schema.TABLES:
             con.execute(f"CREATE TABLE {table} AS SELECT 'clean' AS verdict")
     with pytest.raises(RunError, match="has not the columns of this version of cleanweb"):
         manifest.read(tmp_path, "images")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cleanweb import manifest, settings
+from cleanweb import manifest, schema, settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -79,7 +79,7 @@ def test_the_file_map_lists_every_file() -> None:
 
 
 def test_columns_verdicts_and_defaults_are_the_codes() -> None:
-    columns = {name for table in manifest.TABLES.values() for name, _, _ in table}
+    columns = {name for table in schema.TABLES.values() for name, _, _ in table}
     table = README.split("| column | |")[1].split("\n\n")[0]
     assert set(re.findall(r"^\| (.*?) \|", table, re.M)) - {"---"}
     for cell in re.findall(r"^\| (`.*?) \|", table, re.M):

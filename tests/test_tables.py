@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cleanweb import manifest
+from cleanweb import manifest, schema
 from cleanweb.records import Decision, ImageFacts, Sample, Scores, Status, Verdict
 from cleanweb.settings import Settings
 from cleanweb.tables import classes_table, epochs_table, facts_table, judge, runs_table
@@ -67,7 +67,7 @@ def write(folder: Path, images: pd.DataFrame) -> pd.DataFrame:
         "images": images,
         "classes": classes_table(images, CLASSES),
         "epochs": epochs_table({"train": [record], "classifier": [record]}),
-        "runs": runs_table(settings, Path("crawl"), "f00d", datetime.now(UTC), manifest.SCHEMA_VERSION),
+        "runs": runs_table(settings, Path("crawl"), "f00d", datetime.now(UTC), schema.SCHEMA_VERSION),
     })  # fmt: skip
     return manifest.read(folder, "images")
 
@@ -105,7 +105,7 @@ def test_facts_come_before_judgement():
 
 
 def dict_of_columns(table: str) -> dict[str, str]:
-    return {name: sql_type for name, sql_type, _ in manifest.TABLES[table]}
+    return {name: sql_type for name, sql_type, _ in schema.TABLES[table]}
 
 
 def test_every_sample_has_exactly_one_verdict_and_a_reason():

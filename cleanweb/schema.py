@@ -1,0 +1,160 @@
+"""The schema of the manifest, as data: tables, columns, rules, views, their comments; and the SQL that makes them.
+
+It is a contract: users write SQL against it. Every table, view and column carries its comment inside the database
+(`DESCRIBE` and `duckdb_columns()` show them), and rules in the database refuse a row that contradicts itself.
+"""
+
+from collections.abc import Iterator
+
+SCHEMA_VERSION = 1  # changes with the columns of a table; every run stores the one it was written with
+
+# For each table its columns: (name, SQL type, comment).
+TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "images": (
+        ("sample_id", "VARCHAR PRIMARY KEY", "The sample: its path, with #2, #3 … where a table names a path again"),
+        ("path", "VARCHAR NOT NULL", "Path of the image, relative to the crawl where it lies inside it, else absolute"),
+        ("status", "VARCHAR NOT NULL", "ok, or what is wrong with the row or its file: missing, truncated …"),
+        ("error", "VARCHAR", "Why the status is not ok, in words"),
+        ("format", "VARCHAR", "Image format as decoded, whatever the name says: JPEG, PNG, WEBP …"),
+        ("width", "INTEGER", "Width in pixels, EXIF orientation applied"),
+        ("height", "INTEGER", "Height in pixels, EXIF orientation applied"),
+        ("bytes", "BIGINT", "Size of the image file in bytes"),
+        ("sha256", "VARCHAR", "SHA-256 of the file's bytes, 64 hexadecimal digits"),
+        ("phash", "VARCHAR", "64-bit perceptual hash, 16 hexadecimal digits: few bits differ where images look alike"),
+        ("duplicate_of", "VARCHAR", "sample_id of the kept copy of the same picture; NULL where this is it"),
+        ("given_label", "VARCHAR", "Label the crawl gave; NULL where it gave none"),
+        ("verdict", "verdict NOT NULL", "clean: given label right; relabeled: another class; ood: no class; unusable"),
+        ("suggested_label", "VARCHAR", "Label suggested instead of the given one; only where relabeled"),
+        ("final_label", "VARCHAR", "Label to train on: the given if clean, the suggested if relabeled, else NULL"),
+        ("p_clean", "FLOAT", "Probability that the given label is right; p_clean + p_id + p_ood = 1"),
+        ("p_id", "FLOAT", "Probability that the image belongs to another of the classes"),
+        ("p_ood", "FLOAT", "Probability that the image belongs to none of the classes"),
+        ("confidence", "FLOAT", "Probability that the verdict, and the suggested label with it, is right"),
+        ("needs_review", "BOOLEAN NOT NULL", "The evidence is thin: a person should look"),
+        ("reason", "VARCHAR", "Why this verdict, in words"),
+        ("js_clean", "FLOAT", "Likelihood of a clean label, 1 - Jensen-Shannon divergence of prediction and label"),
+        ("view_disagreement", "FLOAT", "Share of pairs of augmented views whose predicted classes differ, in [0, 1]"),
+        ("p_given", "FLOAT", "Probability the model gives the given label"),
+        ("predicted_label", "VARCHAR", "The class the model finds most probable"),
+        ("p_predicted", "FLOAT", "Probability the model gives the predicted label"),
+        ("neighbour_agreement", "FLOAT", "Share of the nearest other images that carry the given label, in [0, 1]"),
+        ("neighbour_similarity", "FLOAT", "Mean cosine similarity to the nearest other images, in [-1, 1]"),
+        ("duplicate_kind", "VARCHAR", "exact: same pixels; near: looks the same; NULL where duplicate_of is"),
+        ("note", "VARCHAR", "What else is worth knowing of the file: wrong extension, animated …"),
+        ("file", "VARCHAR", "Absolute path of the file that holds the image; NULL where there is none"),
+        ("row_in_file", "BIGINT", "Row of the Parquet file that embeds the image; NULL where the file is the image"),
+    ),
+    "classes": (
+        ("label", "VARCHAR PRIMARY KEY", "The class"),
+        ("images", "BIGINT NOT NULL", "Images given this label"),
+        ("clean", "BIGINT NOT NULL", "of these: the label is right"),
+        ("relabeled_away", "BIGINT NOT NULL", "of these: another class is suggested"),
+        ("relabeled_into", "BIGINT NOT NULL", "Images given another label for which this class is suggested"),
+        ("ood", "BIGINT NOT NULL", "Images given this label that belong to none of the classes"),
+        ("unusable", "BIGINT NOT NULL", "Images given this label that cannot be used"),
+        ("noise_rate", "FLOAT", "Estimated share of usable images given this label whose label is wrong, in [0, 1]"),
+    ),
+    "epochs": (
+        ("stage", "VARCHAR NOT NULL", "train: learning from the noisy labels; classifier: from the final labels"),
+        ("epoch", "INTEGER NOT NULL", "Epoch of the stage, as the training loop counts it"),
+        ("loss", "DOUBLE", "Mean training loss; NULL where there was none"),
+        ("tau", "DOUBLE", "Threshold above which a label counts as clean; NULL where the method has none"),
+        ("n_clean", "BIGINT", "Samples treated as clean; NULL where the method does not select"),
+        ("n_id", "BIGINT", "Samples treated as belonging to another class"),
+        ("n_ood", "BIGINT", "Samples treated as belonging to no class"),
+        ("lr", "DOUBLE", "Learning rate"),
+        ("seconds", "DOUBLE", "Time the epoch took, in seconds"),
+    ),
+    "runs": (
+        ("run_id", "VARCHAR PRIMARY KEY", "The run"),
+        ("started_at", "TIMESTAMP", "Start, UTC"),
+        ("finished_at", "TIMESTAMP", "End, UTC"),
+        ("source", "VARCHAR", "Crawl folder or table that was given"),
+        ("labels", "VARCHAR", "Table of labels that was given; NULL where folders are the labels"),
+        ("root", "VARCHAR", "Folder that relative paths start from"),
+        ("settings", "VARCHAR", "All settings of the run, JSON"),
+        ("versions", "VARCHAR", "Versions of Python and of the libraries used, JSON"),
+        ("seed", "BIGINT", "Seed of every random choice"),
+        ("fingerprint", "VARCHAR", "Hash of the samples and their labels: the same crawl has the same"),
+        ("seconds", "DOUBLE", "Time the run took, in seconds"),
+        ("cleanweb_version", "VARCHAR", "Version of cleanweb"),
+        ("schema_version", "INTEGER", "Version of the tables of this file"),
+    ),
+}
+
+# Rounding may carry a probability a hair beyond its range; that is no reason to lose a run.
+_SHARE = "{0} BETWEEN -1e-6 AND 1 + 1e-6"
+
+_VERDICT_RULE = """CASE verdict
+    WHEN 'clean' THEN final_label IS NOT NULL AND final_label IS NOT DISTINCT FROM given_label
+                      AND suggested_label IS NULL
+    WHEN 'relabeled' THEN suggested_label IS NOT NULL AND final_label IS NOT DISTINCT FROM suggested_label
+                          AND suggested_label IS DISTINCT FROM given_label
+    ELSE final_label IS NULL AND suggested_label IS NULL END"""
+
+_SHARES = ("p_clean", "p_id", "p_ood", "confidence", "js_clean", "view_disagreement", "p_given", "p_predicted")
+
+# What no row may contradict. A comparison with NULL passes.
+RULES: dict[str, tuple[str, ...]] = {
+    "images": (
+        _VERDICT_RULE,
+        *(_SHARE.format(name) for name in (*_SHARES, "neighbour_agreement")),
+        "(p_clean IS NULL) = (p_id IS NULL) AND (p_clean IS NULL) = (p_ood IS NULL)",
+        "abs(p_clean + p_id + p_ood - 1) < 1e-3",
+        "duplicate_of <> sample_id",
+        "(duplicate_of IS NULL) = (duplicate_kind IS NULL) AND duplicate_kind IN ('exact', 'near')",
+        "length(sha256) = 64",
+        "length(phash) = 16",
+    ),
+    "classes": (_SHARE.format("noise_rate"),),
+    "epochs": ("stage IN ('train', 'classifier')",),
+    "runs": (),
+}
+
+# Which rows of images `cleanweb export --only …` hands over; each is a view.
+SELECTIONS: dict[str, tuple[str, str]] = {
+    "clean": ("verdict = 'clean'", "Images whose given label is right"),
+    "relabeled": ("verdict = 'relabeled'", "Images that belong to another class: see suggested_label"),
+    "ood": ("verdict = 'ood'", "Images that belong to none of the classes"),
+    "unusable": ("verdict = 'unusable'", "Images that cannot be used: see reason"),
+    "trainable": ("final_label IS NOT NULL AND duplicate_of IS NULL", "Images with a final_label, one per picture"),
+}
+
+_TRANSITIONS = """SELECT given_label, suggested_label, count(*) AS images FROM images WHERE verdict = 'relabeled'
+    GROUP BY given_label, suggested_label ORDER BY images DESC, given_label, suggested_label"""
+
+_COMMENTS = {
+    "images": "One row per sample of the crawl: what its file is, what was concluded, and the evidence",
+    "classes": "One row per class: counts, and how noisy its labels are",
+    "epochs": "One row per epoch of training",
+    "runs": "One row: how this manifest was made",
+    "transitions": "How many images each given label lost to each suggested label, most frequent first",
+}
+
+
+def statements() -> Iterator[str]:
+    """The statements that make an empty manifest."""
+    yield f"CREATE TYPE verdict AS ENUM ({', '.join(repr(name) for name in SELECTIONS if name != 'trainable')})"
+    comments = dict(_COMMENTS)
+    for table, columns in TABLES.items():
+        parts = [f"{name} {sql_type}" for name, sql_type, _ in columns] + [f"CHECK ({rule})" for rule in RULES[table]]
+        yield f"CREATE TABLE {table} ({', '.join(parts)})"
+        yield from (_comment(f"COLUMN {table}.{name}", comment) for name, _, comment in columns)
+    for view, (condition, comment) in SELECTIONS.items():
+        comments[view] = comment
+        yield f"CREATE VIEW {view} AS SELECT * FROM images WHERE {condition}"
+        yield from (_comment(f"COLUMN {view}.{name}", comment) for name, _, comment in TABLES["images"])
+    yield f"CREATE VIEW transitions AS {_TRANSITIONS}"
+    yield _comment("COLUMN transitions.given_label", "Label the crawl gave")
+    yield _comment("COLUMN transitions.suggested_label", "Label suggested instead")
+    yield _comment("COLUMN transitions.images", "Images relabeled from the one to the other")
+    yield from (_comment(f"{'TABLE' if n in TABLES else 'VIEW'} {n}", comment) for n, comment in comments.items())
+
+
+def _comment(on: str, text: str) -> str:
+    return f"COMMENT ON {on} IS {quoted(text)}"
+
+
+def quoted(text: str) -> str:
+    """`text` as an SQL string literal."""
+    return "'" + text.replace("'", "''") + "'"
