@@ -61,8 +61,8 @@ def test_another_seed_draws_another_crawl_of_the_same_kind(tmp_path):
 
 def test_counts_are_as_the_script_says():
     truth, files = table("truth.csv"), list((SAMPLE / "crawl").iterdir())
-    assert len(files) == 432 + 72 + 28 + 5 + 2  # classes, foreign, copies, broken, without a row or a label
-    assert len(truth) == 432 + 72 + 28
+    assert len(files) == 480 + 80 + 28 + 5 + 2  # classes, foreign, copies, broken, without a row or a label
+    assert len(truth) == 480 + 80 + 28
     assert sum(file.stat().st_size for file in SAMPLE.rglob("*") if file.is_file()) < 5e6
     assert {row["label"] for row in truth} == CLASSES
     assert {row["truth"] for row in truth} == CLASSES | {""}
