@@ -21,11 +21,16 @@ def null_share(observed: np.ndarray, null: np.ndarray) -> float:
     return float(np.clip((below / below_null).min(), 0, 1))
 
 
-def null_probability(observed: np.ndarray, null: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """P(null | s) at scores `at`: in [0, 1], not rising in s. observed (n,), null (m,)."""
+def density_ratio(observed: np.ndarray, null: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """f(s) / f₀(s) at scores `at`: > 0, not falling in s. observed (n,), null (m,)."""
     scores = np.concatenate([observed, null])
     is_observed = np.concatenate([np.ones(len(observed)), np.zeros(len(null))])
     mass = np.concatenate([np.full(len(observed), 1 / len(observed)), np.full(len(null), 1 / len(null))])
     fit = IsotonicRegression(y_min=1e-6, y_max=1 - 1e-6, out_of_bounds="clip").fit(scores, is_observed, mass)
     seen = fit.predict(at)  # f / (f + f₀)
-    return np.clip(null_share(observed, null) * (1 - seen) / seen, 0, 1)
+    return seen / (1 - seen)
+
+
+def null_probability(observed: np.ndarray, null: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """P(null | s) at scores `at`: in [0, 1], not rising in s. observed (n,), null (m,)."""
+    return np.clip(null_share(observed, null) / density_ratio(observed, null, at), 0, 1)

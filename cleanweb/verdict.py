@@ -7,8 +7,10 @@ The only thing that is known for sure is what labels were given. So everything i
    images whose blend says 0.3 for a class, about 30 % were given it.
 2. Right or wrong. Wrong labels fall on an image whatever it shows. How often is read off the classes that it surely
    does not show (the noise floor); P(label is right) = 1 − floor / q(label).
-3. Another class or none. Wrong labels fall on images of the known classes as on any: those look as the images with
-   right labels do. What is left over, the two-groups model of `twogroups.py`, belongs to no class.
+3. Another class or none. Wrong labels fall on images of the known classes as on any, so the entropies of images with
+   right labels are the null of the two-groups model (`twogroups.py`): what the images with wrong labels have beyond it
+   belongs to no class.
+4. Strays. Some images of no class were given, by chance, the label they look most like: as many as chance allows.
 
 Takes Scores, gives a Decision. Time and memory n·c.
 """
@@ -17,7 +19,7 @@ import numpy as np
 
 from cleanweb.labelnoise import TEMPERATURES, class_share, label_right, own_floor, surprise, typical_floor, warmed
 from cleanweb.records import Decision, Scores, Verdict
-from cleanweb.twogroups import null_probability
+from cleanweb.twogroups import density_ratio, null_probability
 
 FEWEST = 10  # a class of fewer images is not judged: held out in folds, hardly one of it is left to learn from
 _WEIGHTS = np.linspace(0, 1, 11)
@@ -46,16 +48,25 @@ def by_criteria(scores: Scores, epsilon: float, tau: float) -> Decision:
 
 
 def by_evidence(scores: Scores) -> Decision:
-    """The rule of this file: calibrated belief, noise floor, two groups."""
+    """The rule of this file: calibrated belief, noise floor, two groups, strays."""
     q, labels = belief(scores), np.maximum(scores.labels, 0)
     given = scores.labels >= 0
     own, typical = own_floor(q), typical_floor(q, given)
     share = class_share(q, np.maximum(own, typical))
     # An image that surely shows a class leaves no room for that class as a wrong label; one that shows none does. First
     # all images are taken to show one, which tells right from wrong well enough to see which do not.
-    p_class = in_some_class(q, label_right(q, np.maximum(own * (1 - share), typical), labels), given)
+    floor = np.maximum(own * (1 - share), typical)
+    right = given & (label_right(q, floor, labels) > 0.5)
+    wrong = given & ~right
+    p_class, p_stray = np.ones(len(q)), np.zeros(len(q))
+    if right.any() and wrong.any():
+        entropy = -(q * np.log2(np.maximum(q, 1e-12))).sum(1)
+        p_class = null_probability(entropy[wrong], entropy[right], at=entropy)
+        p_stray[right] = stray_probability(q, floor, entropy, wrong, right, p_class)
     p_clean = label_right(q, np.maximum(own * (1 - share * p_class[:, None]), typical), labels)
-    p = np.stack([p_clean, (1 - p_clean) * p_class, (1 - p_clean) * (1 - p_class)])
+    p_id, p_ood = (1 - p_clean) * p_class, (1 - p_clean) * (1 - p_class)
+    excess = np.maximum(p_clean - (1 - p_stray), 0)
+    p = np.stack([p_clean - excess, p_id, p_ood + excess])
     few = given & (np.bincount(scores.labels[given], minlength=q.shape[1])[labels] < FEWEST)
     return _conclude(share, labels, few, p, np.where(few, 0, p.argmax(0)))
 
@@ -95,17 +106,19 @@ def vote(neighbours: np.ndarray, similarity: np.ndarray, classes: np.ndarray) ->
     return np.where(total > 0, votes / np.maximum(total, 1e-12), 1 / c)
 
 
-def in_some_class(q: np.ndarray, p_clean: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """P(the image belongs to one of the classes | its label is wrong): (n,), from the entropy of its belief.
+def stray_probability(
+    q: np.ndarray, floor: np.ndarray, entropy: np.ndarray, wrong: np.ndarray, right: np.ndarray, p_class: np.ndarray
+) -> np.ndarray:
+    """P(the image belongs to no class | its label passes for right): (m,) for the m samples that `right` marks.
 
-    Wrong labels fall on images of the classes as right ones do, and on others. So the entropies of images with right
-    labels are the null, and what the images with wrong labels have beyond it belongs to no class.
+    An image of no class is given any label, so a share of its kind passes: that of the classes which would pass for it.
+    How many images of its kind there are is known from those whose label did not.
     """
-    entropy = -(q * np.log2(np.maximum(q, 1e-12))).sum(1)
-    wrong, right = entropy[given & (p_clean <= 0.5)], entropy[given & (p_clean > 0.5)]
-    if not len(wrong) or not len(right):
-        return np.ones(len(q))
-    return null_probability(wrong, right, at=entropy)
+    c = q.shape[1]
+    passing = (1 - floor / np.maximum(q, 1e-12) > 0.5).mean(1).clip(1 / c, 1 - 1 / c)[right]
+    ratio = density_ratio(entropy[wrong], entropy[right], at=entropy[right])  # of wrong to right at that entropy
+    strays = wrong.sum() / right.sum() * ratio * (1 - p_class[right]) * passing / (1 - passing)
+    return np.clip(strays, 0, 1)
 
 
 def _conclude(share: np.ndarray, labels: np.ndarray, few: np.ndarray, p: np.ndarray, best: np.ndarray) -> Decision:

@@ -1,4 +1,4 @@
-"""Clip art with variety: six classes, four kinds of foreign pictures, and what a camera adds to them.
+"""Clip art with variety: six classes, five kinds of foreign pictures, and what a camera adds to them.
 
 One function per thing drawn. Shape tells the classes apart; colour helps, but not always.
 """
@@ -184,6 +184,17 @@ def checkerboard(pen: Pen, rng: Rng) -> None:
         pen.box(-1 + i * step, -1 + j * step, -1 + (i + 1) * step, -1 + (j + 1) * step, fill)
 
 
+def face(pen: Pen, rng: Rng) -> None:
+    pen.disc(0, 0, rng.uniform(0.7, 0.85), pen.main, 0.9)
+    for x in (-0.3, 0.3):
+        pen.disc(x, -0.2, 0.14, (250, 250, 250))
+        pen.disc(x + rng.uniform(-0.05, 0.05), -0.2, 0.07, (20, 20, 20))
+    mood = rng.uniform(-0.25, 0.35)
+    pen.line(arc(0, 0.4 - mood / 2, 0.38, 10, 170, mood), darker(pen.main, 0.35), 0.08)
+    if rng.uniform() < 0.6:
+        pen.area(arc(0, -0.35, 0.78, 180, 360, 0.62), pen.accents[0])
+
+
 # Name → (how it is drawn, the hue it often has, how far it may lean).
 CLASSES: dict[str, tuple[Callable, float, float]] = {
     "car": (car, 0.98, 10),
@@ -193,7 +204,7 @@ CLASSES: dict[str, tuple[Callable, float, float]] = {
     "sun": (sun, 0.13, 180),
     "tree": (tree, 0.33, 10),
 }
-FOREIGN: tuple[Callable, ...] = (banner, chart, stripes, checkerboard)
+FOREIGN: tuple[Callable, ...] = (banner, chart, stripes, checkerboard, face)
 
 
 def backdrop(rng: Rng, width: int, height: int, avoid: Colour) -> Image.Image:

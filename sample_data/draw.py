@@ -7,7 +7,7 @@ Writes crawl/ (the files), labels.csv (path,label: what a crawler would hand ove
 truth is empty for a foreign picture; truth.csv has one line per path that has a true answer, with the label of the
 path's first row: broken, missing, unlabeled and unlisted files have none.
 
-480 drawings of the six classes, one label in five wrong; 80 foreign drawings of four kinds under labels drawn at
+480 drawings of the six classes, one label in five wrong; 80 foreign drawings of five kinds under labels drawn at
 random; 28 copies (10 the same bytes, 6 the same pixels in another format, 12 resized or recompressed), of which 6
 carry another label than their original; 5 broken files. Same seed, same crawl.
 """
@@ -24,7 +24,7 @@ from clipart import CLASSES, FOREIGN, Rng, fish, picture, tree
 from PIL import Image
 
 HERE = Path(__file__).parent
-PER_CLASS, PER_FOREIGN_KIND, WRONG_LABELS = 80, 20, 0.2
+PER_CLASS, PER_FOREIGN_KIND, WRONG_LABELS = 80, 16, 0.2
 
 
 @dataclass(frozen=True)
