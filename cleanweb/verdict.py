@@ -22,6 +22,7 @@ from cleanweb.records import Decision, Scores, Verdict
 from cleanweb.twogroups import density_ratio, null_probability
 
 FEWEST = 10  # a class of fewer images is not judged: held out in folds, hardly one of it is left to learn from
+_SIGNIFICANT = 6.9  # nats: χ² with two degrees of freedom (temperature, weight), p = 0.001
 _WEIGHTS = np.linspace(0, 1, 11)
 
 
@@ -67,8 +68,11 @@ def by_evidence(scores: Scores) -> Decision:
     p_id, p_ood = (1 - p_clean) * p_class, (1 - p_clean) * (1 - p_class)
     excess = np.maximum(p_clean - (1 - p_stray), 0)
     p = np.stack([p_clean - excess, p_id, p_ood + excess])
-    few = given & (np.bincount(scores.labels[given], minlength=q.shape[1])[labels] < FEWEST)
-    return _conclude(share, labels, few, p, np.where(few, 0, p.argmax(0)))
+    kept = given & ~known_classes(q[given], labels[given])[labels]
+    judged = given & ~kept
+    # of what cannot be judged no more is known than what holds on average; where nothing can, labels are believed
+    p[:, kept] = p[:, judged].mean(1, keepdims=True) if judged.any() else [[1.0], [0.0], [0.0]]
+    return _conclude(share, labels, kept, p, np.where(kept, 0, p.argmax(0)))
 
 
 def belief(scores: Scores) -> np.ndarray:
@@ -89,6 +93,19 @@ def belief(scores: Scores) -> np.ndarray:
             blend = (1 - weight) * heated + weight * votes
             best = min(best, (surprise(blend[rows], labels[rows]), blend), key=lambda b: b[0])
     return best[1]
+
+
+def known_classes(q: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Which classes can be judged: (c,) bool. q (n, c), labels (n,).
+
+    A class can where it has enough images and those are predicted as it more often than all images are. None can where
+    the belief does not make the labels likelier than counting them does: it has nothing to say about labels.
+    """
+    c = q.shape[1]
+    count, predicted = np.bincount(labels, minlength=c), q.argmax(1)
+    hits = np.bincount(labels[predicted == labels], minlength=c) / np.maximum(count, 1)
+    gain = np.log(np.maximum(q[np.arange(len(labels)), labels], 1e-12) / (count[labels] / len(labels))).sum()
+    return (count >= FEWEST) & (hits > np.bincount(predicted, minlength=c) / len(labels)) & (gain > _SIGNIFICANT)
 
 
 def vote(neighbours: np.ndarray, similarity: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -121,8 +138,8 @@ def stray_probability(
     return np.clip(strays, 0, 1)
 
 
-def _conclude(share: np.ndarray, labels: np.ndarray, few: np.ndarray, p: np.ndarray, best: np.ndarray) -> Decision:
-    """p (3, n) of clean, ID, OOD; best (n,) which of them is the verdict; few (n,) whether the class is too small."""
+def _conclude(share: np.ndarray, labels: np.ndarray, kept: np.ndarray, p: np.ndarray, best: np.ndarray) -> Decision:
+    """p (3, n) of clean, ID, OOD; best (n,) which of them is the verdict; kept (n,) whether it could not be judged."""
     rows = np.arange(len(labels))
     others = share.copy()
     others[rows, labels] = 0
@@ -137,6 +154,6 @@ def _conclude(share: np.ndarray, labels: np.ndarray, few: np.ndarray, p: np.ndar
         p_id=p[1],
         p_ood=p[2],
         confidence=confidence,
-        needs_review=few | (confidence < 0.75),  # less than three to one
-        reason=list(np.where(few, f"kept: its class has fewer than {FEWEST} images to judge it by", words[best])),
+        needs_review=kept | (confidence < 0.75),  # less than three to one
+        reason=list(np.where(kept, "kept: too little was learned of its class to judge it", words[best])),
     )
