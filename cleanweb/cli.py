@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cleanweb import __version__
-from cleanweb.errors import CleanwebError, SomeUnreadable, UsageError
+from cleanweb.errors import CleanwebError, CrawlError, SomeUnreadable, UsageError
 from cleanweb.settings import DEFAULT_RUN, FORMATS, LINKS, METHOD_NAMES, ONLY, RECIPE_NAMES, TUNES, Settings
 
 if TYPE_CHECKING:
@@ -183,13 +183,17 @@ def predict(
     with _words_for_errors():
         from cleanweb import prediction
 
+        labelled = 0
         for answer in prediction.predict(images, run / "classifier", device):
+            labelled += answer.label is not None
             if as_json:
                 typer.echo(json.dumps(answer.to_json(), ensure_ascii=False))
             elif answer.label is None:
                 typer.echo(f"{_plain(answer.path)}: {answer.error}", err=True)
             else:
                 typer.echo(f"{_plain(answer.path)}\t{_plain(answer.label)}\t{answer.probability:.4f}")
+        if not labelled:
+            raise CrawlError("None of these files is an image that can be read.")
 
 
 @app.command()

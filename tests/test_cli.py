@@ -113,6 +113,12 @@ def test_predict_names_a_class_or_says_why_not(run: Path, crawl: Path) -> None:
     assert "no such file" in err
 
 
+def test_predict_of_nothing_readable_is_an_error(run: Path) -> None:
+    code, out, err = cleanweb("predict", "nowhere.png", "--run", run)
+    assert (code, out) == (3, "")
+    assert "no such file" in err
+
+
 def test_the_classifier_opens_in_timm(run: Path) -> None:
     import timm
 
