@@ -14,9 +14,6 @@ from cleanweb.views import Pixels
 MANY_IMAGES = 20_000  # from here on a GPU trains the whole network; fewer images teach a frozen backbone's head more
 
 
-ENOUGH_IMAGES = 5_000  # from here on half of them teach enough; a third fold would cost as much again
-
-
 @dataclass(frozen=True, slots=True)
 class Training:
     """How to train."""
@@ -54,8 +51,6 @@ def training(settings: Settings, device: torch.device, backbone: Backbone, n: in
     tune, why = _tune(settings.tune, device, backbone, n)
     size = "head" if tune == "head" else "large" if backbone.pretrained else "small"
     recipe = defaults.RECIPES[settings.recipe][size]
-    if n >= ENOUGH_IMAGES and tune == "full":
-        recipe = replace(recipe, folds=min(recipe.folds, 2))
     if settings.batch_size:
         recipe = replace(recipe, batch_size=settings.batch_size)
     classifier = defaults.CLASSIFIER[size]
