@@ -6,8 +6,8 @@ Idea     Two views of every image. A sample whose prediction is close to its lab
          label (ID). Clean samples keep their label, ID ones take the mean teacher's, OOD ones a nearly uniform one.
 Symbols  p, p_prime (n, c): the student's predictions of the two views; q, q_prime: the teacher's.
 
-Expected On 6,500 CIFAR-100 images (10 classes, 3 foreign, 20 % flips), cnn7, 10 epochs, one seed: macro-F1 of clean, ID,
-         OOD 49.7 as printed; more in bench/EXPERIMENTS.md.
+Expected On 6,500 CIFAR-100 images (10 classes, 3 foreign, 20 % flips), cnn7, 10 epochs, one seed: macro-F1 of clean,
+         ID, OOD 49.7 as printed; more in bench/EXPERIMENTS.md.
 
 `JoSRC` is the paper and nothing else (`--recipe paper`). Where the print is silent or slips:
 - Eq. 11 prints p twice; the second term is meant for p′, as Figure 2 draws it.
