@@ -4,7 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
+
+settings.register_profile("repeatable", derandomize=True)  # the same examples every time: red means something changed
+settings.load_profile("repeatable")
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 190, 60), "blue": (50, 60, 210)}
 PER_CLASS = 16

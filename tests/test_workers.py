@@ -90,8 +90,10 @@ def test_nothing_to_do_starts_nothing():
 
 
 SCRIPT = """
-import os, time
+import os, signal, time
 from cleanweb import workers
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 
 def start(number):
     def act(item):
