@@ -217,13 +217,10 @@ def doctor(as_json: JsonOption = False) -> None:
 
 
 def main() -> None:
-    """The console script: exit codes as in errors.py, 130 on Ctrl-C, silence on a closed pipe."""
+    """The console script: exit codes as in errors.py, silence on a closed pipe."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app()
-    except KeyboardInterrupt:
-        typer.echo("\nInterrupted. Give the same command again to go on.", err=True)
-        sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -240,6 +237,9 @@ def _words_for_errors() -> Iterator[None]:
     except CleanwebError as error:
         typer.echo(f"Error: {_plain(str(error))}", err=True)
         raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        typer.echo("\nInterrupted. Give the same command again to go on.", err=True)
+        raise typer.Exit(130) from error
     except MemoryError as error:
         typer.echo("Error: out of memory. Try a smaller --batch-size or fewer --workers.", err=True)
         raise typer.Exit(5) from error

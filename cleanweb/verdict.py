@@ -1,4 +1,4 @@
-"""What we decide of every sample, from what the model believes of it. No torch, no pixels, no number tuned by hand.
+"""What we decide of every sample, from what the model believes of it. No torch, no pixels, no threshold that depends on the crawl.
 
 The only thing that is known for sure is what labels were given. So everything is measured against those:
 

@@ -200,3 +200,15 @@ def test_help_starts_in_a_blink() -> None:
     heavy = "('torch', 'pandas', 'duckdb', 'timm')"
     code = f"import sys, cleanweb.cli; sys.exit(any(m in sys.modules for m in {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_ctrl_c_says_how_to_go_on(crawl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cleanweb import pipeline
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "fit", interrupt)
+    code, _, err = cleanweb("fit", crawl, "--out", tmp_path / "run")
+    assert code == 130
+    assert "same command again" in err
