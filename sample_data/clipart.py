@@ -210,8 +210,8 @@ FOREIGN: tuple[Callable, ...] = (banner, chart, stripes, checkerboard, face)
 def backdrop(rng: Rng, width: int, height: int, avoid: Colour) -> Image.Image:
     """Flat, shaded, cloudy, dotted or ruled; paler, and never as bright as the thing in front of it."""
     tones = [colour(rng, vivid=(0, 0.3), bright=(0.6, 1)) for _ in range(60)]
-    light = np.array([0.3, 0.6, 0.1])
-    first, second, *_ = sorted(tones, key=lambda c: abs((np.array(c) - avoid) @ light) < 90)
+    light = np.array([3, 6, 1])  # whole numbers: a tie falls alike on every machine
+    first, second, *_ = sorted(tones, key=lambda c: abs((np.array(c) - avoid) @ light) < 900)
     kind, y, x = rng.integers(5), *np.mgrid[0:height, 0:width]
     turn = rng.uniform(0, 2 * np.pi)
     slope = (np.cos(turn) * (x / width - 0.5) + np.sin(turn) * (y / height - 0.5)) * 0.7 + 0.5
