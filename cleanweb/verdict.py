@@ -1,4 +1,4 @@
-"""What we decide of every sample, from what the model believes of it. No torch, no pixels, no threshold that depends on the crawl.
+"""What we decide of every sample, from what the model believes of it. No torch, no pixels, no threshold to be tuned.
 
 The only thing that is known for sure is what labels were given. So everything is measured against those:
 
