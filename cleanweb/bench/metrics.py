@@ -1,0 +1,147 @@
+"""Verdicts held against the truth: everything a benchmark reports of one run, as plain numbers.
+
+Takes the manifest's images and a table of truths, gives a dict that is ready for JSON. None stands where a number has
+no meaning (no such image, only one kind of image). Never reads a file.
+"""
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+VERDICTS = ("clean", "relabeled", "ood")
+SURE = 0.9  # confidence from which suggestions are counted apart
+_BINS = 15  # Guo et al. 2017
+
+
+def judge(images: pd.DataFrame, truth: pd.DataFrame) -> dict[str, object]:
+    """How right a run's verdicts are.
+
+    images: the manifest's images table. truth: path, and truth, the true label, empty where the image is of no class;
+    text, one row per path. Images without a truth are counted and left out, unusable ones too. Copies are judged as the
+    rows of the crawl they are, except for the noise rates, which the product reads off the kept pictures alone.
+    """
+    truth = truth[["path", "truth"]].fillna("")
+    rows = images.merge(truth, on="path", how="left", validate="many_to_one")
+    known = rows["path"].isin(truth["path"]).to_numpy()
+    usable = (rows["verdict"] != "unusable").to_numpy()
+    judged = rows[known & usable].assign(actual=_actual).reset_index(drop=True)
+    verdicts = {name: _retrieval(judged["verdict"] == name, judged["actual"] == name) for name in VERDICTS}
+    f1 = [verdicts[name]["f1"] for name in VERDICTS if (judged["actual"] == name).any()]
+    return {
+        "images": len(judged),
+        "unusable": int((known & ~usable).sum()),
+        "copies": int(judged["duplicate_of"].notna().sum()),
+        "without_truth": int((~known).sum()),
+        "verdicts": verdicts,
+        "macro_f1": _mean(f1),
+        "kept_clean": _mean(judged["verdict"] == "clean"),
+        **_ranking(judged, "clean"),
+        **_ranking(judged, "ood"),
+        **_suggestions(judged),
+        "ece_clean": _calibration_error(judged),
+        **_noise_rates(judged[judged["duplicate_of"].isna()]),
+        "transition_error": _transition_error(judged),
+    }
+
+
+def _actual(rows: pd.DataFrame) -> np.ndarray:
+    """The verdict that would have been right: (n,) of text."""
+    right = rows["truth"] == rows["given_label"]
+    return np.where(rows["truth"] == "", "ood", np.where(right, "clean", "relabeled"))
+
+
+def _retrieval(found: pd.Series, true: pd.Series) -> dict[str, float | None]:
+    """found, true (n,) bool → precision, recall, F1 and the two counts."""
+    hits, n_found, n_true = int((found & true).sum()), int(found.sum()), int(true.sum())
+    return {
+        "precision": _ratio(hits, n_found),
+        "recall": _ratio(hits, n_true),
+        "f1": _ratio(2 * hits, n_found + n_true),
+        "found": n_found,
+        "true": n_true,
+    }
+
+
+def _ranking(judged: pd.DataFrame, name: str) -> dict[str, float | None]:
+    """AUROC and average precision of p_clean for the truly clean, or of p_ood for the truly OOD."""
+    p, true = _scored(judged, f"p_{name}", name)
+    both = 0 < true.sum() < len(true)
+    return {
+        f"auroc_{name}": float(roc_auc_score(true, p)) if both else None,
+        f"ap_{name}": float(average_precision_score(true, p)) if both else None,
+    }
+
+
+def _suggestions(judged: pd.DataFrame) -> dict[str, float | None]:
+    """Of the images called relabeled: how many, and the share whose suggested label is the truth; and the same of those
+    whose confidence is at least `SURE`."""
+    called = judged["verdict"] == "relabeled"
+    sure = called & (_numbers(judged["confidence"]) >= SURE)
+    right = judged["suggested_label"] == judged["truth"]
+    return {
+        "suggested": int(called.sum()),
+        "suggested_right": _mean(right[called]),
+        "suggested_surely": int(sure.sum()),
+        "suggested_surely_right": _mean(right[sure]),
+    }
+
+
+def _calibration_error(judged: pd.DataFrame) -> float | None:
+    """Expected calibration error of p_clean, in [0, 1]: Σ_b n_b / n · |share clean − mean p_clean| over 15 bins b of
+    equal width, each with its upper edge (Guo et al. 2017)."""
+    p, true = _scored(judged, "p_clean", "clean")
+    bins = np.clip(np.ceil(p * _BINS).astype(int) - 1, 0, _BINS - 1)
+    return _ratio(float(np.abs(np.bincount(bins, true - p)).sum()), len(p))
+
+
+def _noise_rates(kept: pd.DataFrame) -> dict[str, float | None]:
+    """The estimated share of wrong labels, 1 − mean p_clean, beside the true one; and by given label the mean of the
+    absolute differences, every class counting once."""
+    p, true = _scored(kept, "p_clean", "clean")
+    labels = kept.loc[kept["p_clean"].notna(), "given_label"]
+    differences = pd.Series(p - true).groupby(labels.to_numpy()).mean()
+    return {
+        "noise_rate": None if not len(p) else 1 - _mean(p),
+        "true_noise_rate": None if not len(p) else 1 - _mean(true),
+        "class_noise_error": _mean(differences.abs()),
+    }
+
+
+def _transition_error(judged: pd.DataFrame) -> float | None:
+    """Mean absolute error, over all entries, of P(given label | true class) as the final labels tell it, (K, K)."""
+    final = judged["final_label"].notna()
+    classes = sorted({*judged["given_label"], *judged["truth"], *judged.loc[final, "final_label"]} - {""})
+    true = judged["actual"] != "ood"
+    if not (final.any() and true.any()):
+        return None
+    estimated = _transitions(judged.loc[final, "final_label"], judged.loc[final, "given_label"], classes)
+    actual = _transitions(judged.loc[true, "truth"], judged.loc[true, "given_label"], classes)
+    return _mean(np.abs(estimated - actual))
+
+
+def _transitions(true: pd.Series, given: pd.Series, classes: list[str]) -> np.ndarray:
+    """Share of each given label among the images of each class: (K, K); a row of zeros where there are none."""
+    index = {name: i for i, name in enumerate(classes)}
+    counts = np.zeros((len(classes), len(classes)))
+    np.add.at(counts, (true.map(index).to_numpy(), given.map(index).to_numpy()), 1)
+    return counts / np.maximum(counts.sum(1, keepdims=True), 1)
+
+
+def _scored(judged: pd.DataFrame, column: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The probabilities (m,) of the rows that have one, and whether `name` is what those rows truly are, (m,) bool."""
+    p = _numbers(judged[column])
+    there = ~np.isnan(p)
+    return p[there], (judged["actual"] == name).to_numpy()[there]
+
+
+def _numbers(column: pd.Series) -> np.ndarray:
+    """(n,) float64, NaN where there is none: a column straight from `tables.py` holds objects."""
+    return pd.to_numeric(column).to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _mean(values: object) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
