@@ -71,9 +71,10 @@ def fit(
     path_column: Annotated[str | None, typer.Option(help="The table's column of paths; default: guessed.")] = None,
     label_column: Annotated[str | None, typer.Option(help="The table's column of labels; default: guessed.")] = None,
     method: Annotated[Method, typer.Option(help="How to learn from noisy labels.")] = Method.josrc,
-    recipe: Annotated[RecipeName, typer.Option(help="auto: no thresholds; paper: the method as printed.")] = (
+    recipe: Annotated[RecipeName, typer.Option(help="auto: no thresholds; paper: as printed; paper-…: ablations.")] = (
         RecipeName.auto
     ),
+    noise_rate: Annotated[float | None, typer.Option(help="Share of wrong labels, if the method asks.")] = None,
     backbone: Annotated[str, typer.Option(help="auto, cnn7, a timm name, hf-hub:…, local-dir:… or a folder.")] = "auto",
     weights: Annotated[str, typer.Option(help="auto, pretrained, none, or a .safetensors file.")] = "auto",
     tune: Annotated[Tune, typer.Option(help="full: train the whole network; head: a head on frozen features.")] = (
@@ -96,9 +97,9 @@ def fit(
     """
     settings = Settings(
         source=source, labels=labels, out=out, path_column=path_column, label_column=label_column,
-        method=str(method), recipe=str(recipe), backbone=backbone, weights=weights, tune=str(tune), epochs=epochs,
-        batch_size=batch_size, image_size=image_size, seed=seed, device=device, workers=workers, fresh=fresh,
-        strict=strict,
+        method=str(method), recipe=str(recipe), noise_rate=noise_rate, backbone=backbone, weights=weights,
+        tune=str(tune), epochs=epochs, batch_size=batch_size, image_size=image_size, seed=seed, device=device,
+        workers=workers, fresh=fresh, strict=strict,
     )  # fmt: skip
     with _words_for_errors(), _progress(quiet or as_json) as progress:
         from cleanweb import pipeline, summary

@@ -3,6 +3,7 @@
 Every network here is a timm model, so that what is saved opens with `timm.create_model('local-dir:…')`.
 """
 
+import copy
 import logging
 import os
 import socket
@@ -90,9 +91,13 @@ def cnn5(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 class Network(nn.Module):
     """A timm model that gives logits and features at once; float32 out, whatever is computed inside."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, pretrained: bool = False):
         super().__init__()
-        self.model = model
+        self.model, self.pretrained = model, pretrained
+
+    def from_scratch(self) -> nn.Module:
+        """The part that was drawn at random: all of it, or the new classifier on published weights."""
+        return self.model.get_classifier() if self.pretrained else self.model
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """images (n, 3, h, w), normalised → logits (n, c), features (n, d)."""
@@ -112,6 +117,9 @@ class FeatureHead(nn.Module):
         self.fc = nn.Linear(len(mean), n_classes)
         nn.init.zeros_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
+
+    def from_scratch(self) -> nn.Module:
+        return self.fc
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """features (n, d) → logits (n, c), the same features."""
@@ -140,6 +148,39 @@ class MeanTeacher(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (n, c) and features (n, d) in evaluation mode, without gradient."""
         return self.ema.module.eval()(images)
+
+
+def twin(network: Network | FeatureHead) -> nn.Module:
+    """A second network of the same kind that starts elsewhere; what it has of published weights stays.
+
+    Drawn as torch draws new layers, from its global generator: seed that first. A head is drawn small instead of zero,
+    since two that start alike and see the same stay alike.
+    """
+    other = copy.deepcopy(network)
+    for layer in other.from_scratch().modules():
+        if hasattr(layer, "reset_parameters"):
+            layer.reset_parameters()
+    return other
+
+
+class Twins(nn.Module):
+    """Two networks that start apart and see the same images; no mean teacher. The first one is believed."""
+
+    def __init__(self, network: Network | FeatureHead):
+        super().__init__()
+        self.network, self.peer = network, twin(network)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """images (n, …) → logits (n, c) of either network."""
+        return self.network(images)[0], self.peer(images)[0]
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits, features = self.network.eval()(images)
+        return logits.softmax(1), features
+
+    def trained(self) -> nn.Module:
+        return self.network
 
 
 @dataclass(frozen=True)

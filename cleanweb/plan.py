@@ -6,7 +6,7 @@ import torch
 
 from cleanweb import settings as defaults
 from cleanweb.errors import UsageError
-from cleanweb.methods import METHODS
+from cleanweb.methods import METHODS, TAKE_NOISE_RATE
 from cleanweb.network import Backbone, choose_backbone
 from cleanweb.settings import Recipe, Settings
 from cleanweb.views import Pixels
@@ -30,12 +30,7 @@ class Training:
 def network(settings: Settings, device: torch.device) -> tuple[Backbone, Pixels]:
     """The backbone, its weights found, and how it wants its images. Raises UsageError where wishes do not go together,
     MachineError where something is not to be had."""
-    for what, asked, known in (("method", settings.method, METHODS), ("tune", settings.tune, defaults.TUNES)):
-        if asked not in known:
-            raise UsageError(f"There is no --{what} {asked}, only {', '.join(known)}.")
-    recipes = METHODS[settings.method]
-    if settings.recipe not in recipes:
-        raise UsageError(f"--method {settings.method} has no recipe {settings.recipe!r}, only {', '.join(recipes)}.")
+    _refuse_impossible(settings)
     kind = "cuda" if device.type == "cuda" else "cpu"
     backbone = choose_backbone(settings.backbone, settings.weights, defaults.DEFAULT_BACKBONE[kind])
     if settings.tune == "head" and not backbone.pretrained:
@@ -46,22 +41,40 @@ def network(settings: Settings, device: torch.device) -> tuple[Backbone, Pixels]
     return backbone, Pixels(size, tuple(config["mean"]), tuple(config["std"]))
 
 
+def _refuse_impossible(settings: Settings) -> None:
+    """Raises UsageError where there is no such choice, or the method lacks the noise rate or has no use for it."""
+    for what, asked, known in (("method", settings.method, METHODS), ("tune", settings.tune, defaults.TUNES)):
+        if asked not in known:
+            raise UsageError(f"There is no --{what} {asked}, only {', '.join(known)}.")
+    recipes = METHODS[settings.method]
+    if settings.recipe not in recipes:
+        raise UsageError(f"--method {settings.method} has no recipe {settings.recipe!r}, only {', '.join(recipes)}.")
+    rate, takes_rate = settings.noise_rate, settings.method in TAKE_NOISE_RATE
+    if rate is None and takes_rate:
+        raise UsageError(f"--method {settings.method} must be told the share of wrong labels: give --noise-rate.")
+    if rate is not None and not takes_rate:
+        raise UsageError(f"--method {settings.method} takes no --noise-rate; {', '.join(TAKE_NOISE_RATE)} do.")
+    if rate is not None and not 0 <= rate < 1:
+        raise UsageError(f"--noise-rate is a share from 0 to below 1, not {rate}.")
+
+
 def training(settings: Settings, device: torch.device, backbone: Backbone, n: int) -> Training:
     """For n images with this backbone on this device."""
     tune, why = _tune(settings.tune, device, backbone, n)
     size = "head" if tune == "head" else "large" if backbone.pretrained else "small"
     recipe = defaults.RECIPES[settings.recipe][size]
-    if settings.batch_size:
-        recipe = replace(recipe, batch_size=settings.batch_size)
+    recipe = replace(recipe, batch_size=settings.batch_size or recipe.batch_size, noise_rate=settings.noise_rate)
     classifier = defaults.CLASSIFIER[size]
     epochs = settings.epochs or recipe.epochs
     classifier_epochs = min(classifier.epochs, epochs)
+    told = "" if settings.noise_rate is None else f" --noise-rate {settings.noise_rate:g}"
     words = [
         f"Backbone {backbone.name}, {'pretrained' if backbone.pretrained else 'from scratch'}, on {device}.",
         f"--tune {tune}: {why}",
-        f"--method {settings.method} --recipe {settings.recipe}, {epochs} epochs.",
+        f"--method {settings.method} --recipe {settings.recipe}{told}, {epochs} epochs.",
     ]
-    rule = {"epsilon": recipe.epsilon, "tau": recipe.tau_m} if settings.recipe == "paper" else None
+    by_criteria = settings.method == "josrc" and settings.recipe in defaults.PAPER_RECIPES
+    rule = {"epsilon": recipe.epsilon, "tau": recipe.tau_m} if by_criteria else None
     return Training(
         tune, recipe, epochs, classifier, classifier_epochs, rule, [backbone.why] * bool(backbone.why) + words
     )

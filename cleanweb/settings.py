@@ -7,8 +7,9 @@ from pathlib import Path
 
 DEFAULT_RUN = "cleanweb-run"
 TUNES = ("auto", "full", "head")
-METHOD_NAMES = ("josrc", "standard")
-RECIPE_NAMES = ("auto", "paper")
+METHOD_NAMES = ("josrc", "standard", "decoupling", "coteaching", "coteaching+", "jocor")
+PAPER_RECIPES = ("paper", "paper-c", "paper-ci", "paper-cio")  # Jo-SRC as printed, and its ablations in Table 6
+RECIPE_NAMES = ("auto", *PAPER_RECIPES)
 ONLY = ("clean", "relabeled", "ood", "unusable", "trainable")
 FORMATS = ("csv", "parquet", "imagefolder")
 LINKS = ("copy", "hardlink", "symlink")
@@ -36,6 +37,7 @@ class Recipe:
     scale: float = 10.0  # s, Eq. 7
     tau_c: float = 0.75  # Eq. 12
     tau_m: float = 0.95  # Eq. 12
+    noise_rate: float | None = None  # share of wrong labels, for the methods that must be told
 
     def warmup_epochs(self, epochs: int) -> int:
         """t_w for a run of that many epochs, at least 1."""
@@ -60,7 +62,7 @@ _AUTO = {
     "head": Recipe(15, 128, "adam", 1e-3, 1e-2, "cosine", 0.0, 0.2, epsilon=0.1, alpha=0.5, omega=0.99,
                    folds=5),
 }  # fmt: skip
-RECIPES = {"auto": _AUTO, "paper": _PAPER}
+RECIPES = {"auto": _AUTO} | dict.fromkeys(PAPER_RECIPES, _PAPER)
 # The classifier, retrained on the final labels; where all of the network was trained it goes on from there.
 CLASSIFIER = {
     "small": Recipe(10, 64, "adam", 5e-4, 1e-4, "cosine", 0.0, 0.0, epsilon=0.1, alpha=0.0, omega=0.99),
@@ -80,6 +82,7 @@ class Settings:
     label_column: str | None = None
     method: str = "josrc"
     recipe: str = "auto"
+    noise_rate: float | None = None  # share of wrong labels, for the methods that must be told
     backbone: str = "auto"
     weights: str = "auto"
     tune: str = "auto"

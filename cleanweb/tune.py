@@ -86,7 +86,7 @@ class Full:
         checkpoint: str, progress: Progress,
     ) -> tuple[methods.Method, list[EpochRecord]]:  # fmt: skip
         task = self.task
-        network = Network(model).to(task.device, memory_format=torch.channels_last)
+        network = Network(model, task.backbone.pretrained).to(task.device, memory_format=torch.channels_last)
         learner = cls(network, len(known), task.n_classes, recipe, epochs).to(task.device)
 
         def load(positions: np.ndarray, side: int) -> np.ndarray:
@@ -119,6 +119,7 @@ class Head:
         task, cls = self.task, methods.load(method, recipe_name)
 
         def fit(k: int, known: np.ndarray, progress: Progress) -> tuple[methods.Method, list[EpochRecord]]:
+            torch.manual_seed(task.seed)  # a second head's start
             return self._train(cls, known, task.labels[known], recipe, epochs, progress)
 
         learned, _ = _cross_fit(task, recipe.folds, epochs, fit, self._views)

@@ -25,8 +25,8 @@ FLOORS: list[tuple[str, set[str]]] = [
                 "writers/*"}),
     ("what a shelf has in common", {"readers", "methods", "writers", "bench"}),
     ("built with tools", {"network", "runfolder"}),
-    ("tools", {"settings", "machine", "divergence", "neighbours", "labelnoise", "twogroups", "distributed",
-               "workers", "pixelcache", "signatures", "texttable"}),
+    ("tools", {"settings", "machine", "divergence", "neighbours", "labelnoise", "smallloss", "twogroups",
+               "distributed", "workers", "pixelcache", "signatures", "texttable"}),
     ("ground", {"records", "errors", "schema"}),
 ]  # fmt: skip
 ROOMS = {"review", "bench"}  # folders of one idea: their files may import each other
@@ -35,8 +35,8 @@ ROOMS = {"review", "bench"}  # folders of one idea: their files may import each 
 EXCEPTIONS: dict[tuple[str, str], str] = {}
 
 # Which files may import these at module level. Elsewhere they are imported where they are needed, or not at all.
-TENSORS = {"methods", "methods/*", "divergence", "neighbours", "network", "machine", "distributed", "views", "features",
-           "train", "tune", "plan", "score", "pipeline", "prediction"}  # fmt: skip
+TENSORS = {"methods", "methods/*", "divergence", "neighbours", "network", "smallloss", "machine", "distributed",
+           "views", "features", "train", "tune", "plan", "score", "pipeline", "prediction"}  # fmt: skip
 DATABASE = {"manifest", "readers/table", "writers/parquet"}
 # What `--help`, `export`, `sql`, `retag`, `doctor` and `review` load: no module-level import leads from here to torch.
 TORCH_FREE = {"__init__", "__main__", "cli", "retagging", "doctor", "summary", "report", "review", "review/*",

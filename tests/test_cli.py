@@ -176,6 +176,9 @@ def test_mistakes_get_words_and_a_code(
         (["--device", "cuda:99"], 5, "cuda:99"),
         (["--method", "standard", "--recipe", "paper"], 2, "standard"),
         (["--tune", "head", "--backbone", "cnn5"], 2, "head"),
+        (["--method", "jocor"], 2, "--noise-rate"),
+        (["--method", "jocor", "--noise-rate", "1"], 2, "--noise-rate"),
+        (["--noise-rate", "0.2"], 2, "--noise-rate"),
         (["--labels", "missing.csv"], 3, "missing.csv"),
     ],
 )
@@ -183,6 +186,16 @@ def test_impossible_wishes_are_refused(options: list[str], code: int, said: str,
     found, _, err = cleanweb("fit", crawl, "--out", tmp_path / "run", *options)
     assert found == code, err
     assert said in err
+
+
+def test_a_method_that_is_told_the_noise_rate(crawl: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    code, said, err = cleanweb("fit", crawl, "--out", out, "--method", "coteaching+", "--noise-rate", 0.1,
+                               "--backbone", "cnn5", "--epochs", 2, "--workers", 0, "--device", "cpu")  # fmt: skip
+    assert code == 0, err
+    assert "--method coteaching+ --recipe auto --noise-rate 0.1" in said
+    _, found, _ = cleanweb("sql", "SELECT settings FROM runs", "--run", out, "-f", "json")
+    assert json.loads(json.loads(found)["settings"])["noise_rate"] == 0.1
 
 
 def test_sql_is_read_only(run: Path) -> None:

@@ -276,6 +276,41 @@ def test_algorithm_1_equals_the_reference(monkeypatch: pytest.MonkeyPatch):
     assert (counts[2:].sum(0) > 0).all()  # after warm-up all three kinds were met
 
 
+# Table 6: which samples an ablation learns from after warm-up, of the masks clean, ID, OOD.
+ABLATIONS = {
+    josrc.CleanOnly: lambda clean, noisy, ood: clean,
+    josrc.CleanAndID: lambda clean, noisy, ood: clean | noisy,
+    josrc.WithoutConsistency: lambda clean, noisy, ood: clean | noisy | ood,
+}
+
+
+@pytest.mark.usefixtures("_float64")
+@pytest.mark.parametrize("cls", ABLATIONS)
+def test_table_6_equals_the_reference_on_what_each_ablation_adopts(cls: type):
+    class Peer(reference.LinearJoSRC):
+        """Eq. 11 alone, on the adopted samples: what warm-up makes of its clean ones."""
+
+        def objective(self, x, x_prime, targets, masks, t):
+            adopted = masks[0] if t < self.warmup_epochs else ABLATIONS[cls](*masks)
+            return super().objective(x, x_prime, targets, (adopted, *masks[1:]), t=0)
+
+    plan, (x, x_prime, labels) = recipe(), crawl(0)
+    start = torch.randn(4, 4, generator=torch.Generator().manual_seed(3))
+    network = Linear(start[:, :3], start[:, 3])
+    peer = Peer(start[:, :3].numpy(), start[:, 3].numpy(), plan.epsilon, plan.alpha, plan.omega, plan.scale,
+                plan.tau_c, plan.tau_m, 3, 10, plan.lr)  # fmt: skip
+    ours, counts = cls(network, len(x), 4, plan, 10), torch.zeros(3)
+    optimiser = torch.optim.SGD(network.parameters(), plan.lr)
+    for t in range(1, 11):
+        for loss in ours.epoch(t, [Batch(torch.arange(len(x)), labels, (x, x_prime))]):
+            step(optimiser, loss.value)
+            same(loss.value.item(), peer.step(x, x_prime, labels, t)["loss"], atol=1e-10)
+        counts += torch.tensor([loss.n_clean, loss.n_id, loss.n_ood]) * (t > 3)
+        same(network.fc.weight.detach(), peer.W, atol=1e-10)
+        same(ours.teacher.ema.module.fc.weight, peer.W_mt, atol=1e-10)
+    assert (counts > 0).all()  # after warm-up all three kinds were met
+
+
 def test_algorithm_1_in_float32_stays_with_the_reference():
     plan = recipe()
     x, x_prime, labels = crawl(1)

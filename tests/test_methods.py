@@ -10,18 +10,20 @@ from torch import Tensor, nn
 
 from cleanweb import methods, network
 from cleanweb.features import FeatureBatches
-from cleanweb.methods import METHODS, Batch, Loss
+from cleanweb.methods import METHODS, TAKE_NOISE_RATE, Batch, Loss
 from cleanweb.network import FeatureHead, Network
 from cleanweb.settings import METHOD_NAMES, RECIPE_NAMES, Recipe
 from cleanweb.train import train
 
 EVERY = [(name, recipe) for name, recipes in METHODS.items() for recipe in recipes]
 EPOCHS = 6
-RECIPE = Recipe(EPOCHS, 32, "adam", 0.02, 1e-4, "cosine", 0.0, 0.4, epsilon=0.1, alpha=0.3, omega=0.9)
+RECIPE = Recipe(EPOCHS, 32, "adam", 0.02, 1e-4, "cosine", 0.0, 0.4, epsilon=0.1, alpha=0.3, omega=0.9,
+                noise_rate=0.2)  # fmt: skip
 
 
 def make(name: str, recipe: str, n: int, c: int, net: nn.Module | None = None, d: int = 6):
     net = FeatureHead(torch.zeros(d), torch.ones(d), c) if net is None else net
+    torch.manual_seed(0)  # a second network's start
     return methods.load(name, recipe)(net, n, c, RECIPE, EPOCHS)
 
 
@@ -50,6 +52,7 @@ def steps(method, t: int, batch: Batch) -> Iterator[Loss]:
 def test_the_lists_agree():
     assert tuple(METHODS) == METHOD_NAMES
     assert all(set(recipes) <= set(RECIPE_NAMES) for recipes in METHODS.values())
+    assert set(TAKE_NOISE_RATE) <= set(METHODS)
 
 
 @pytest.mark.parametrize(("name", "recipe"), EVERY)

@@ -22,6 +22,7 @@ from cleanweb.network import (
     choose_backbone,
     load_classifier,
     save_classifier,
+    twin,
 )
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "shared" / "weights" / "mobilenetv2_100"
@@ -130,6 +131,52 @@ def test_the_teacher_predicts_in_evaluation_mode_without_gradient():
     assert not features.requires_grad
     torch.testing.assert_close(logits, student.eval()(x)[0])
     assert all(torch.equal(before[key], value) for key, value in teacher.state_dict().items())
+
+
+# --- a second network -----------------------------------------------------------------------------------------------
+
+
+def differing(network: nn.Module, other: nn.Module) -> set[str]:
+    """The parameters that are not the same in both."""
+    others = dict(other.named_parameters())
+    return {name for name, p in network.named_parameters() if not torch.equal(p, others[name])}
+
+
+def test_the_twin_of_a_network_from_scratch_is_drawn_anew_throughout():
+    network = Network(made())
+    weights = {name for name, p in network.named_parameters() if p.ndim > 1}
+    other = twin(network)
+    assert weights <= differing(network, other)
+    for name, p in other.named_parameters():
+        ours = dict(network.named_parameters())[name]
+        assert p.data_ptr() != ours.data_ptr()
+        torch.testing.assert_close(p.std(), ours.std(), atol=0.05, rtol=0.5)
+
+
+def test_the_twin_of_a_pretrained_network_has_another_classifier_on_the_same_weights():
+    network = Network(made(), pretrained=True)
+    other = twin(network)
+    assert differing(network, other) == {"model.fc.weight", "model.fc.bias"}
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(network.buffers(), other.buffers(), strict=True))
+
+
+def test_the_twin_of_a_head_is_small_but_not_zero():
+    head = FeatureHead(torch.ones(100), torch.full((100,), 2.0), 3)
+    other = twin(head)
+    assert torch.equal(other.mean, head.mean)
+    assert torch.equal(other.std, head.std)
+    assert differing(head, other) == {"fc.weight", "fc.bias"}
+    assert other(seeded(50, 100))[0].abs().max() < 3
+    assert (head.fc.weight == 0).all()
+
+
+def test_twins_differ_from_seed_to_seed_and_are_alike_for_one():
+    head, drawn = FeatureHead(torch.zeros(9), torch.ones(9), 3), []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        drawn.append(twin(head).fc.weight)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
 
 
 # --- on disk --------------------------------------------------------------------------------------------------------

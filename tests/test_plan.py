@@ -1,5 +1,6 @@
 """What is chosen for a run that the user left open, and that it is said."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,9 @@ import torch
 
 from cleanweb import plan
 from cleanweb.errors import UsageError
-from cleanweb.methods import METHODS
+from cleanweb.methods import METHODS, TAKE_NOISE_RATE
 from cleanweb.network import SMALL, Backbone
-from cleanweb.settings import CLASSIFIER, METHOD_NAMES, RECIPE_NAMES, RECIPES, TUNES, Recipe, Settings
+from cleanweb.settings import CLASSIFIER, METHOD_NAMES, PAPER_RECIPES, RECIPE_NAMES, RECIPES, TUNES, Recipe, Settings
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 PRETRAINED, SCRATCH = Backbone("resnet18", True), Backbone(SMALL, False)
@@ -54,20 +55,52 @@ def test_everything_chosen_is_said_in_words():
     assert plan.training(settings(), CPU, Backbone(SMALL, False, why=why), 10).words[0] == why
 
 
-def test_the_papers_recipe_decides_as_the_paper_does():
-    training = plan.training(settings(recipe="paper"), CPU, SCRATCH, 10)
+@pytest.mark.parametrize("recipe", PAPER_RECIPES)
+def test_the_papers_recipes_learn_at_once_and_decide_as_the_paper_does(recipe: str):
+    training = plan.training(settings(recipe=recipe), CPU, SCRATCH, 10)
+    assert training.recipe.folds == 1
     assert training.rule == {"epsilon": training.recipe.epsilon, "tau": training.recipe.tau_m}
     assert plan.training(settings(), CPU, SCRATCH, 10).rule is None
+
+
+@pytest.mark.parametrize("method", [name for name in METHOD_NAMES if name != "josrc"])
+@pytest.mark.parametrize("recipe", ["auto", "paper"])
+def test_the_papers_criteria_are_jo_srcs_alone(method: str, recipe: str):
+    assert plan.training(settings(method=method, recipe=recipe), CPU, SCRATCH, 10).rule is None
+
+
+@pytest.mark.parametrize("method", TAKE_NOISE_RATE)
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_a_noise_rate_is_handed_on_and_said(method: str, rate: float):
+    asked = settings(method=method, noise_rate=rate, backbone=SMALL)
+    assert plan.network(asked, CPU)[0] == SCRATCH
+    training = plan.training(asked, CPU, SCRATCH, 10)
+    assert training.recipe.noise_rate == rate
+    assert f"--noise-rate {rate:g}" in " ".join(training.words)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, 40.0, float("nan")])
+def test_a_noise_rate_that_is_no_share_is_refused_in_words(rate: float):
+    with pytest.raises(UsageError, match=r"--noise-rate .*from 0 to below 1"):
+        plan.network(settings(method="jocor", noise_rate=rate, backbone=SMALL), CPU)
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_a_noise_rate_is_given_where_it_is_asked_for_and_nowhere_else(method: str):
+    wrong = None if method in TAKE_NOISE_RATE else 0.2
+    with pytest.raises(UsageError, match=f"--method {re.escape(method)} .*--noise-rate"):
+        plan.network(settings(method=method, noise_rate=wrong, backbone=SMALL), CPU)
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
 @pytest.mark.parametrize("recipe", RECIPE_NAMES)
 def test_every_choice_is_there_or_refused_in_words(method: str, recipe: str):
-    asked = settings(method=method, recipe=recipe, backbone=SMALL)
+    rate = 0.2 if method in TAKE_NOISE_RATE else None
+    asked = settings(method=method, recipe=recipe, backbone=SMALL, noise_rate=rate)
     if recipe in METHODS[method]:
         assert plan.network(asked, CPU)[0] == SCRATCH
     else:
-        with pytest.raises(UsageError, match=f"{method}.*{recipe}"):
+        with pytest.raises(UsageError, match=f"{re.escape(method)}.*{recipe}"):
             plan.network(asked, CPU)
 
 

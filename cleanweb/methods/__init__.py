@@ -15,9 +15,20 @@ from torch import Tensor, nn
 
 # method → recipe → class, as strings: listing them imports nothing
 METHODS: dict[str, dict[str, str]] = {
-    "josrc": {"auto": "cleanweb.methods.josrc:AdaptiveJoSRC", "paper": "cleanweb.methods.josrc:JoSRC"},
+    "josrc": {
+        "auto": "cleanweb.methods.josrc:AdaptiveJoSRC",
+        "paper": "cleanweb.methods.josrc:JoSRC",
+        "paper-c": "cleanweb.methods.josrc:CleanOnly",
+        "paper-ci": "cleanweb.methods.josrc:CleanAndID",
+        "paper-cio": "cleanweb.methods.josrc:WithoutConsistency",
+    },
     "standard": {"auto": "cleanweb.methods.standard:Standard"},
+    "decoupling": dict.fromkeys(("auto", "paper"), "cleanweb.methods.decoupling:Decoupling"),
+    "coteaching": dict.fromkeys(("auto", "paper"), "cleanweb.methods.coteaching:CoTeaching"),
+    "coteaching+": dict.fromkeys(("auto", "paper"), "cleanweb.methods.coteaching:CoTeachingPlus"),
+    "jocor": dict.fromkeys(("auto", "paper"), "cleanweb.methods.jocor:JoCoR"),
 }
+TAKE_NOISE_RATE = ("coteaching", "coteaching+", "jocor")  # must be told it; the others are not asked
 
 
 @dataclass(frozen=True, slots=True)

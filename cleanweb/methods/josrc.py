@@ -116,16 +116,22 @@ class JoSRC(nn.Module):
             targets = smooth_labels(batch.labels, self.n_classes, recipe.epsilon)
             with torch.no_grad():
                 clean, noisy, ood = partition(clean_likelihood(p, targets), ood_likelihood(p, p_prime), tau)
-            if t >= self.warmup_epochs:
-                targets = self._relabel(batch, targets, noisy, ood)
-                rho = 1 - 2 * ood.float()
-                loss = joint_loss(
-                    classification_loss(targets, p, p_prime), consistency_loss(p, p_prime, rho), recipe.alpha
-                )
-            else:
+            if self._clean_alone(t):
                 loss = classification_loss(targets[clean], p[clean], p_prime[clean])
+            else:
+                loss = self._loss(self._relabel(batch, targets, noisy, ood), p, p_prime, ood)
             yield Loss(loss, int(clean.sum()), int(noisy.sum()), int(ood.sum()), tau)
             self.teacher.update(self.network)
+
+    def _clean_alone(self, t: int) -> bool:
+        """Whether epoch t learns from selected clean samples alone: in warm-up."""
+        return t < self.warmup_epochs
+
+    def _loss(self, targets: Tensor, p: Tensor, p_prime: Tensor, ood: Tensor) -> Tensor:
+        """After warm-up, Eq. 10 on the entire batch: scalar."""
+        rho = 1 - 2 * ood.float()
+        classification = classification_loss(targets, p, p_prime)
+        return joint_loss(classification, consistency_loss(p, p_prime, rho), self.recipe.alpha)
 
     def _relabel(self, batch: Batch, targets: Tensor, noisy: Tensor, ood: Tensor) -> Tensor:
         """Eq. 6 for ID samples, Eq. 7 for OOD ones: (n, c)."""
@@ -139,6 +145,27 @@ class JoSRC(nn.Module):
 
     def trained(self) -> nn.Module:
         return self.teacher.ema.module
+
+
+class CleanOnly(JoSRC):
+    """Table 6, Jo-SRC-C (`--recipe paper-c`): only selected clean samples, to the end as in warm-up."""
+
+    def _clean_alone(self, t: int) -> bool:
+        return True
+
+
+class CleanAndID(JoSRC):
+    """Table 6, Jo-SRC-CI (`--recipe paper-ci`): clean samples and relabeled ID ones; OOD ones teach nothing."""
+
+    def _loss(self, targets: Tensor, p: Tensor, p_prime: Tensor, ood: Tensor) -> Tensor:
+        return classification_loss(targets[~ood], p[~ood], p_prime[~ood])
+
+
+class WithoutConsistency(JoSRC):
+    """Table 6, Jo-SRC-CIO (`--recipe paper-cio`): all samples, relabeled; Eq. 10 without L_o."""
+
+    def _loss(self, targets: Tensor, p: Tensor, p_prime: Tensor, ood: Tensor) -> Tensor:
+        return classification_loss(targets, p, p_prime)
 
 
 class AdaptiveJoSRC(JoSRC):

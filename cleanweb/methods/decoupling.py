@@ -1,0 +1,40 @@
+"""Decoupling: when to update is not how to update.
+
+Paper    Malach and Shalev-Shwartz, NIPS 2017, https://arxiv.org/abs/1706.02613
+Idea     Two networks learn from the samples on which they disagree, and from no other. Where both have learned a class
+         they agree, and the wrong labels that are left there teach nothing. It needs no noise rate, but what they
+         disagree on is rich in noise.
+
+Departures
+- The print leaves open how a step weighs its samples: the mean over those of the batch on which the two disagree.
+- A batch without disagreement is a step of loss zero, not a batch left out.
+- No mean teacher and no label smoothing, as printed; the first network is believed.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
+
+from torch import nn
+from torch.nn import functional as F
+
+from cleanweb.methods import Batch, Loss
+from cleanweb.network import Twins
+from cleanweb.settings import Recipe
+
+
+class Decoupling(Twins):
+    """L = mean of CE(f(x), label) + CE(g(x), label) over samples with argmax f(x) ≠ argmax g(x)."""
+
+    views: ClassVar[tuple[str, ...]] = ("weak",)
+
+    def __init__(self, network: nn.Module, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
+        super().__init__(network)
+
+    def epoch(self, t: int, batches: Iterable[Batch]) -> Iterator[Loss]:
+        self.train()
+        for batch in batches:
+            both = self(batch.views[0])
+            apart = both[0].argmax(1) != both[1].argmax(1)
+            labels, n = batch.labels[apart], int(apart.sum())
+            loss = sum(F.cross_entropy(logits[apart], labels, reduction="sum") for logits in both)
+            yield Loss(loss / max(n, 1), n_clean=n)
