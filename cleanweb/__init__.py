@@ -36,11 +36,12 @@ def fit(
     return pipeline.fit(Settings(source=Path(source), labels=table, out=Path(out), **settings))
 
 
-def retag(run: Path | str = "cleanweb-run") -> "Run":
-    """Decide again from the stored scores of a run. Raises RunError where there are none."""
+def retag(run: Path | str = "cleanweb-run", min_precision: float | None = None, keep: float | None = None) -> "Run":
+    """Decide again from the stored scores of a run: the most probable verdicts, or, as clean, as many images as leave
+    the share `min_precision` of them right, or the share `keep` of them. Raises RunError where there are no scores."""
     from cleanweb import retagging
 
-    return retagging.retag(run)
+    return retagging.retag(run, retagging.target(min_precision, keep))
 
 
 def load_classifier(folder: Path | str) -> "tuple[nn.Module, list[str]]":

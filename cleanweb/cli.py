@@ -70,6 +70,10 @@ def fit(
     out: Annotated[Path, typer.Option(envvar="CLEANWEB_RUN", help="The run folder to write.")] = Path(DEFAULT_RUN),
     path_column: Annotated[str | None, typer.Option(help="The table's column of paths; default: guessed.")] = None,
     label_column: Annotated[str | None, typer.Option(help="The table's column of labels; default: guessed.")] = None,
+    trusted: Annotated[
+        Path | None,
+        typer.Option(help="Table of labels that a person has verified; an empty label: none of the classes."),
+    ] = None,
     method: Annotated[Method, typer.Option(help="How to learn from noisy labels.")] = Method.josrc,
     recipe: Annotated[RecipeName, typer.Option(help="auto: no thresholds; paper: as printed; paper-…: ablations.")] = (
         RecipeName.auto
@@ -97,9 +101,9 @@ def fit(
     """
     settings = Settings(
         source=source, labels=labels, out=out, path_column=path_column, label_column=label_column,
-        method=str(method), recipe=str(recipe), noise_rate=noise_rate, backbone=backbone, weights=weights,
-        tune=str(tune), epochs=epochs, batch_size=batch_size, image_size=image_size, seed=seed, device=device,
-        workers=workers, fresh=fresh, strict=strict,
+        trusted=trusted, method=str(method), recipe=str(recipe), noise_rate=noise_rate, backbone=backbone,
+        weights=weights, tune=str(tune), epochs=epochs, batch_size=batch_size, image_size=image_size, seed=seed,
+        device=device, workers=workers, fresh=fresh, strict=strict,
     )  # fmt: skip
     with _words_for_errors(), _progress(quiet or as_json) as progress:
         from cleanweb import pipeline, summary
@@ -114,12 +118,20 @@ def fit(
 
 
 @app.command()
-def retag(run: RunOption = Path(DEFAULT_RUN), as_json: JsonOption = False, quiet: Quiet = False) -> None:
-    """Decide again from the stored scores: seconds, no training."""
+def retag(
+    min_precision: Annotated[
+        float | None, typer.Option(help="Keep as clean as many as leave this share of them right, as 0.95.")
+    ] = None,
+    keep: Annotated[float | None, typer.Option(help="Keep this share of the images as clean, as 0.8.")] = None,
+    run: RunOption = Path(DEFAULT_RUN),
+    as_json: JsonOption = False,
+    quiet: Quiet = False,
+) -> None:
+    """Decide again from the stored scores: seconds, no training. Without a target: the most probable verdicts."""
     with _words_for_errors():
         from cleanweb import retagging, summary
 
-        done = retagging.retag(run)
+        done = retagging.retag(run, retagging.target(min_precision, keep))
         digest = summary.summarise(done.folder, done.tables, done.notes)
     _print_summary(digest, as_json, quiet)
 

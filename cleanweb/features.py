@@ -1,4 +1,4 @@
-"""Frozen features: several augmented views of every image go through the backbone once and are kept on disk.
+"""Frozen features: two views of every image go through the backbone once and are kept on disk.
 
 Jo-SRC then trains a linear head on them, which takes minutes on a CPU. The file is n·v·d half-precision floats.
 """
@@ -14,9 +14,9 @@ from torch import nn
 from cleanweb.machine import autocast
 from cleanweb.methods import Batch
 from cleanweb.records import Progress, silent
-from cleanweb.views import Pixels, centre, loaded_side, weak
+from cleanweb.views import Pixels
 
-N_VIEWS = 3  # the centre, and two random crops with flips
+N_VIEWS = 2  # the whole image and its mirror image: crops of it tell less (bench/EXPERIMENTS.md)
 
 
 @torch.inference_mode()
@@ -27,7 +27,6 @@ def extract(
     pixels: Pixels,
     file: Path,
     device: torch.device,
-    seed: int,
     batch_size: int = 32,
     progress: Progress = silent,
 ) -> np.ndarray:
@@ -41,10 +40,8 @@ def extract(
     store = None if done == 0 else open_memmap(file, mode="r+")
     for first in range(done, n, batch_size):
         positions = np.arange(first, min(first + batch_size, n))
-        images = torch.from_numpy(load(positions, loaded_side(pixels.size_px))).to(device)
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + first)
-        views = [centre(images, pixels.size_px)]
-        views += [weak(images, pixels.size_px, generator) for _ in range(N_VIEWS - 1)]
+        images = torch.from_numpy(load(positions, pixels.size_px)).to(device)
+        views = (images, images.flip(2))
         with autocast(device):
             batch = torch.stack([model(pixels.normalise(view)).float() for view in views]).half().cpu().numpy()
         if store is None:

@@ -1,6 +1,7 @@
 """The whole story: read the crawl, inspect every file, learn, score, decide, retrain, write it down."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -9,7 +10,7 @@ from cleanweb import duplicates, images, machine, manifest, plan, readers, score
 from cleanweb.errors import CrawlError
 from cleanweb.network import save_classifier
 from cleanweb.pixelcache import PixelCache
-from cleanweb.records import ImageFacts, Progress, Sample, Status, silent
+from cleanweb.records import NO_CLASS, UNVERIFIED, ImageFacts, Progress, Sample, Status, silent
 from cleanweb.runfolder import Run, RunFolder
 from cleanweb.schema import SCHEMA_VERSION
 from cleanweb.settings import Settings
@@ -22,10 +23,11 @@ def fit(settings: Settings, progress: Progress = silent) -> Run:
     folder = RunFolder(settings.out)
     folder.refuse_finished(settings.fresh)
     crawl = readers.read(settings.source, settings.labels, settings.path_column, settings.label_column)
+    people = {} if settings.trusted is None else readers.read_verified(settings.trusted, crawl)
     folder.refuse_inside(crawl.root)
     device = machine.choose_device(settings.device)
     backbone, pixels = plan.network(settings, device)
-    fingerprint = folder.begin(settings, crawl.samples)
+    fingerprint = folder.begin(settings, crawl.samples, people)
     machine.keep_freed_memory()
 
     # what is there
@@ -35,17 +37,21 @@ def fit(settings: Settings, progress: Progress = silent) -> Run:
     classes, labels = encode([crawl.samples[i].given_label for i in scored])
 
     # what the labels teach, and what the model then believes of every image
-    task = tune.Task(lambda at, side: cache.load(scored[at], side), labels, len(classes), backbone, pixels, device,
+    verified = verified_classes(people, copies.kept, scored, classes)
+    taught = np.where(verified == UNVERIFIED, labels, verified)  # of no class: teaches nothing
+    task = tune.Task(lambda at, side: cache.load(scored[at], side), taught, len(classes), backbone, pixels, device,
                      settings.seed, folder.path, progress)  # fmt: skip
     training = plan.training(settings, device, backbone, len(labels))
     learner = tune.TUNES[training.tune](task)
     learned = learner.learn(settings.method, settings.recipe, training.recipe, training.epochs)
     scores = score.score(learned.probs, learned.features, learned.space, labels, device)
+    scores = replace(scores, verified=verified)
     folder.save_scores(scored, scores, classes, training.rule)
 
     # what we conclude
     rows = tables.facts_table(crawl.samples, facts, copies.kept, copies.kind)
-    rows = tables.judge(rows, scored, scores, verdict.decide(scores, training.rule), classes)
+    decision = verdict.decide(scores, training.rule)
+    rows = tables.judge(rows, scored, scores, decision, classes)
     final = encode([rows.at[i, "final_label"] for i in scored], classes)[1]
     classifier_epochs: list[train.EpochRecord] = []
     if (final >= 0).any():
@@ -56,6 +62,7 @@ def fit(settings: Settings, progress: Progress = silent) -> Run:
     made = {
         "images": rows,
         "classes": tables.classes_table(rows, classes),
+        "transition_matrix": tables.transition_table(decision.flow, classes),
         "epochs": tables.epochs_table({"train": learned.epochs, "classifier": classifier_epochs}),
         "runs": tables.runs_table(settings, crawl.root, fingerprint, started, SCHEMA_VERSION),
     }
@@ -98,3 +105,13 @@ def encode(labels: Sequence[str | None], classes: list[str] | None = None) -> tu
         raise CrawlError(f"There are {len(classes)} classes among the readable images: at least two are needed.")
     place = {label: i for i, label in enumerate(classes)}
     return classes, np.array([-1 if label is None else place[label] for label in labels], np.int64)
+
+
+def verified_classes(
+    people: Mapping[int, str | None], kept: np.ndarray, scored: np.ndarray, classes: list[str]
+) -> np.ndarray:
+    """What people have verified of the scored samples, as in Scores.verified: (m,) int64. What was said of a copy holds
+    for its picture."""
+    place: dict[str | None, int] = {label: i for i, label in enumerate(classes)}
+    seen = {int(kept[i]): place.get(label, NO_CLASS) for i, label in people.items()}
+    return np.array([seen.get(int(i), UNVERIFIED) for i in scored], np.int64)

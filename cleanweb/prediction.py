@@ -12,7 +12,7 @@ from cleanweb.errors import RunError, UsageError
 from cleanweb.network import load_classifier
 from cleanweb.pixelcache import centre_square, resized
 from cleanweb.records import Status
-from cleanweb.views import Pixels, centre, loaded_side
+from cleanweb.views import Pixels
 
 _BATCH = 32
 
@@ -47,13 +47,12 @@ def predict(sources: Sequence[Path], classifier: Path, device: str = "auto") -> 
 def _predict(
     files: list[Path], model: torch.nn.Module, names: list[str], pixels: Pixels, device: torch.device
 ) -> Iterator[Prediction]:
-    side = loaded_side(pixels.size_px)
-    opened = [_square(file, side) for file in files]
+    opened = [_square(file, pixels.size_px) for file in files]
     squares = [square for square, _ in opened if square is not None]
     answers = iter(())
     if squares:
         with torch.inference_mode():
-            batch = centre(torch.stack(squares).to(device), pixels.size_px)
+            batch = torch.stack(squares).to(device)
             top = model(pixels.normalise(batch)).float().softmax(1).max(1)
         answers = zip(top.indices.tolist(), top.values.tolist(), strict=True)
     for file, (square, words) in zip(files, opened, strict=True):

@@ -73,6 +73,17 @@ class ImageFacts:
     note: str = ""  # e.g. "GIF named .jpg", "animated: first of 12 frames"
 
 
+UNVERIFIED, NO_CLASS = -2, -1  # in Scores.verified: nobody has looked; it belongs to none of the classes
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What `retag` is asked for: at most one of the two; neither is "the most probable verdict"."""
+
+    min_precision: float | None = None  # in (0, 1): this share of the images kept as clean must be right
+    keep: float | None = None  # in (0, 1]: this share of the judged images is kept as clean
+
+
 @dataclass(frozen=True, slots=True)
 class Scores:
     """What the model believes of n scored samples and c classes. numpy arrays, float32 unless said."""
@@ -83,6 +94,7 @@ class Scores:
     js_clean: "np.ndarray"  # (n,) in [0, 1]: Eq. 3
     neighbours: "np.ndarray"  # (n, k) int32: nearest other samples, nearest first; -1 where there are fewer
     similarity: "np.ndarray"  # (n, k): cosine similarity to them
+    verified: "np.ndarray"  # (n,) int64: the class a person has seen, NO_CLASS or UNVERIFIED
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,4 +108,5 @@ class Decision:
     p_ood: "np.ndarray"  # (n,) probability that it belongs to none
     confidence: "np.ndarray"  # (n,) probability that the verdict, and its suggested label, are right
     needs_review: "np.ndarray"  # (n,) bool: the evidence is thin
+    flow: "np.ndarray"  # (c + 1, c): expected number of images that show class j (last row: none) and were given k
     reason: list[str] = field(default_factory=list)

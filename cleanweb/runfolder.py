@@ -3,7 +3,7 @@
 import json
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,13 +54,16 @@ class RunFolder:
         if self.path.resolve().is_relative_to(crawl.resolve()):
             raise UsageError(f"The run folder {self.path} lies inside the crawl {crawl}. Give an --out outside it.")
 
-    def begin(self, settings: Settings, samples: Sequence[Sample]) -> str:
-        """Open the folder for this crawl and these settings; gives their fingerprint.
+    def begin(
+        self, settings: Settings, samples: Sequence[Sample], people: Mapping[int, str | None] | None = None
+    ) -> str:
+        """Open the folder for this crawl, these settings and what people verified; gives their fingerprint.
 
         An unfinished run of the same goes on; of another it is refused with a RunError, or replaced where `fresh`.
         """
         same = {k: v for k, v in settings.to_json().items() if k not in ("out", "fresh", "workers", "strict")}
-        mark = fingerprint([same, [(s.sample_id, s.file, s.row, s.given_label, str(s.status)) for s in samples]])
+        rows = [(s.sample_id, s.file, s.row, s.given_label, str(s.status)) for s in samples]
+        mark = fingerprint([same, rows, sorted((people or {}).items())])
         if settings.fresh:
             self._clear()
         elif self.record.exists() and self._mark() != mark:

@@ -54,6 +54,12 @@ TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("unusable", "BIGINT NOT NULL", "Images given this label that cannot be used"),
         ("noise_rate", "FLOAT", "Estimated share of usable images given this label whose label is wrong, in [0, 1]"),
     ),
+    "transition_matrix": (
+        ("true_label", "VARCHAR", "Class that images are estimated to show; NULL: none of the classes"),
+        ("given_label", "VARCHAR NOT NULL", "Label they were given"),
+        ("images", "DOUBLE NOT NULL", "Expected number of judged images that show the one and were given the other"),
+        ("p_given", "DOUBLE NOT NULL", "Estimated share of the images showing true_label that were given given_label"),
+    ),
     "epochs": (
         ("stage", "VARCHAR NOT NULL", "train: learning from the noisy labels; classifier: from the final labels"),
         ("epoch", "INTEGER NOT NULL", "Epoch of the stage, as the training loop counts it"),
@@ -74,6 +80,7 @@ TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("root", "VARCHAR", "Folder that relative paths start from"),
         ("settings", "VARCHAR", "All settings of the run, JSON"),
         ("versions", "VARCHAR", "Versions of Python and of the libraries used, JSON"),
+        ("target", "VARCHAR", "What retag was last asked for, JSON; NULL: the most probable verdicts"),
         ("seed", "BIGINT", "Seed of every random choice"),
         ("fingerprint", "VARCHAR", "Hash of the samples and their labels: the same crawl has the same"),
         ("seconds", "DOUBLE", "Time the run took, in seconds"),
@@ -107,6 +114,7 @@ RULES: dict[str, tuple[str, ...]] = {
         "length(phash) = 16",
     ),
     "classes": (_SHARE.format("noise_rate"),),
+    "transition_matrix": ("images >= 0", _SHARE.format("p_given")),
     "epochs": ("stage IN ('train', 'classifier')",),
     "runs": (),
 }
@@ -126,6 +134,7 @@ _TRANSITIONS = """SELECT given_label, suggested_label, count(*) AS images FROM i
 _COMMENTS = {
     "images": "One row per sample of the crawl: what its file is, what was concluded, and the evidence",
     "classes": "One row per class: counts, and how noisy its labels are",
+    "transition_matrix": "How labels were given: for each true class, estimated, the labels its images got",
     "epochs": "One row per epoch of training",
     "runs": "One row: how this manifest was made",
     "transitions": "How many images each given label lost to each suggested label, most frequent first",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cleanweb.divergence import js_divergence
 from cleanweb.neighbours import nearest
-from cleanweb.records import Scores
+from cleanweb.records import UNVERIFIED, Scores
 
 N_NEIGHBOURS = 30
 
@@ -61,6 +61,7 @@ def score(
         js_clean=np.where(labels < 0, np.nan, js_clean).astype(np.float32),
         neighbours=neighbours,
         similarity=similarity,
+        verified=np.full(len(labels), UNVERIFIED),
     )
 
 

@@ -80,6 +80,7 @@ class Settings:
     out: Path = Path(DEFAULT_RUN)
     path_column: str | None = None
     label_column: str | None = None
+    trusted: Path | None = None
     method: str = "josrc"
     recipe: str = "auto"
     noise_rate: float | None = None  # share of wrong labels, for the methods that must be told

@@ -15,13 +15,14 @@ import numpy as np
 import pandas as pd
 
 from cleanweb import __version__
-from cleanweb.records import Decision, ImageFacts, Sample, Scores, Status, Verdict
+from cleanweb.records import UNVERIFIED, Decision, ImageFacts, Sample, Scores, Status, Verdict
 from cleanweb.settings import Settings
 
 # what `judge` fills in; the rest of a row is known before anything is learned
 _JUDGED = ("verdict", "suggested_label", "final_label", "p_clean", "p_id", "p_ood", "confidence", "needs_review",
            "reason", "js_clean", "view_disagreement", "p_given", "predicted_label", "p_predicted",
            "neighbour_agreement", "neighbour_similarity")  # fmt: skip
+_LEAST_EXPECTED = 0.005  # images; what is less is left out of the transition matrix
 _PROBABILITIES = ["p_clean", "p_id", "p_ood", "confidence"]
 
 
@@ -78,7 +79,7 @@ def judge(
         "needs_review": decision.needs_review,
         "reason": np.array(decision.reason, dtype=object),
     }
-    unlabeled = scores.labels < 0
+    unlabeled = (scores.labels < 0) & (scores.verified == UNVERIFIED)
     for column, values in judged.items():
         values = np.asarray(values, dtype=object)
         if column not in evidence:
@@ -174,6 +175,18 @@ def classes_table(images: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def transition_table(flow: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
+    """flow (c + 1, c) as in Decision: a row for every true and given class of which any image is expected."""
+    shown, given = np.nonzero(flow >= _LEAST_EXPECTED)
+    names = np.array([*classes, None], dtype=object)
+    return pd.DataFrame({
+        "true_label": pd.Series(names[shown], dtype=object),
+        "given_label": names[given],
+        "images": flow[shown, given],
+        "p_given": flow[shown, given] / flow.sum(1)[shown],
+    })  # fmt: skip
+
+
 def epochs_table(stages: dict[str, Sequence[object]]) -> pd.DataFrame:
     """stage → its epoch records, one row each."""
     columns = ["stage", "epoch", "loss", "tau", "n_clean", "n_id", "n_ood", "lr", "seconds"]
@@ -197,6 +210,7 @@ def runs_table(
         "root": str(root),
         "settings": json.dumps(settings.to_json(), sort_keys=True),
         "versions": json.dumps(versions),
+        "target": None,
         "seed": settings.seed,
         "fingerprint": fingerprint,
         "seconds": (finished - started).total_seconds(),

@@ -23,7 +23,7 @@ from cleanweb.records import Progress
 from cleanweb.score import believe
 from cleanweb.settings import Recipe
 from cleanweb.train import EpochRecord, train
-from cleanweb.views import ImageBatches, Pixels, centre, loaded_side, strong, weak
+from cleanweb.views import ImageBatches, Pixels, loaded_side, strong, weak
 
 _SCORE_BATCH = 256
 Load = Callable[[np.ndarray, int], np.ndarray]
@@ -96,12 +96,12 @@ class Full:
         return learner, train(learner, batches, recipe, epochs, task.folder / "checkpoint" / checkpoint, progress)
 
     def _views(self, positions: np.ndarray) -> Iterator[tuple[Tensor, ...]]:
-        """The centre, two weak and two strong views of these images, in order."""
+        """The whole, two weak and two strong views of these images, in order."""
         task, size = self.task, self.task.pixels.size_px
         for chunk in np.array_split(positions, max(1, len(positions) // _SCORE_BATCH)):
             images = torch.from_numpy(task.load(chunk, loaded_side(size))).to(task.device)
             generator = torch.Generator().manual_seed(task.seed * 1_000_003 + int(chunk[0]))
-            views = [centre(images, size)]
+            views = [torch.from_numpy(task.load(chunk, size)).to(task.device)]
             views += [view(images, size, generator) for view in (weak, weak, strong, strong)]
             yield tuple(task.pixels.normalise(view) for view in views)
 
@@ -113,7 +113,7 @@ class Head:
         self.task = task
         body, file = task.backbone.build(0), task.folder / "cache" / "features.npy"
         n = len(task.labels)
-        self.features = extract(body, task.load, n, task.pixels, file, task.device, task.seed, progress=task.progress)
+        self.features = extract(body, task.load, n, task.pixels, file, task.device, progress=task.progress)
 
     def learn(self, method: str, recipe_name: str, recipe: Recipe, epochs: int) -> Learned:
         task, cls = self.task, methods.load(method, recipe_name)

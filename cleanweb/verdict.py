@@ -11,14 +11,18 @@ The only thing that is known for sure is what labels were given. So everything i
    right labels are the null of the two-groups model (`twogroups.py`): what the images with wrong labels have beyond it
    belongs to no class.
 4. Strays. Some images of no class were given, by chance, the label they look most like: as many as chance allows.
+5. People. What a person has verified is certain, and sets the probabilities of the others right (`calibration.py`).
 
 Takes Scores, gives a Decision. Time and memory n·c.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from cleanweb.calibration import recalibrated
 from cleanweb.labelnoise import TEMPERATURES, class_share, label_right, own_floor, surprise, typical_floor, warmed
-from cleanweb.records import Decision, Scores, Verdict
+from cleanweb.records import NO_CLASS, UNVERIFIED, Decision, Scores, Target, Verdict
 from cleanweb.twogroups import density_ratio, null_probability
 
 FEWEST = 10  # a class of fewer images is not judged: held out in folds, hardly one of it is left to learn from
@@ -26,15 +30,30 @@ _SIGNIFICANT = 6.9  # nats: χ² with two degrees of freedom (temperature, weigh
 _WEIGHTS = np.linspace(0, 1, 11)
 
 
-def decide(scores: Scores, rule: dict[str, float] | None = None) -> Decision:
-    """Verdict, probabilities and suggestion for every scored sample; those of samples without a label mean nothing.
+def decide(scores: Scores, rule: dict[str, float] | None = None, target: Target | None = None) -> Decision:
+    """Verdict, probabilities and suggestion for every scored sample; those of samples that have neither a given nor a
+    verified label mean nothing.
 
     rule: {'epsilon', 'tau'} decides as the paper prints it (`by_criteria`); None decides by the evidence.
     """
-    return by_evidence(scores) if rule is None else by_criteria(scores, **rule)
+    opinion = by_evidence(scores) if rule is None else by_criteria(scores, **rule)
+    if target is not None:
+        opinion.best = aimed(opinion, target)
+    _heed_people(scores, opinion)
+    return _conclude(scores, opinion)
 
 
-def by_criteria(scores: Scores, epsilon: float, tau: float) -> Decision:
+@dataclass(slots=True)
+class Opinion:
+    """What a rule makes of n samples and c classes."""
+
+    p: np.ndarray  # (3, n): clean, ID, OOD
+    share: np.ndarray  # (n, c): which class it shows, if it shows one; rows sum to 1
+    best: np.ndarray  # (n,) in {0, 1, 2}: the verdict
+    unjudged: np.ndarray  # (n,) bool: kept, since too little is known of its class
+
+
+def by_criteria(scores: Scores, epsilon: float, tau: float) -> Opinion:
     """Jo-SRC's Criteria 3.1 and 3.2 with the last epoch's threshold: clean iff P_clean > τ, of the others OOD iff the
     views disagree. P_clean (Eq. 3) against the ε-smoothed label, P_ood (Eq. 4) averaged over pairs of views."""
     labels, (n, c) = np.maximum(scores.labels, 0), scores.probs.shape
@@ -45,10 +64,10 @@ def by_criteria(scores: Scores, epsilon: float, tau: float) -> Decision:
     p_ood = scores.view_disagreement
     best = np.where(p_clean > tau, 0, np.where(p_ood > 0.5, 2, 1))
     p = np.stack([p_clean, (1 - p_clean) * (1 - p_ood), (1 - p_clean) * p_ood])
-    return _conclude(scores.probs, labels, np.zeros(n, bool), p, best)
+    return Opinion(p, scores.probs.astype(float), best, np.zeros(n, bool))
 
 
-def by_evidence(scores: Scores) -> Decision:
+def by_evidence(scores: Scores) -> Opinion:
     """The rule of this file: calibrated belief, noise floor, two groups, strays."""
     q, labels = belief(scores), np.maximum(scores.labels, 0)
     given = scores.labels >= 0
@@ -68,11 +87,46 @@ def by_evidence(scores: Scores) -> Decision:
     p_id, p_ood = (1 - p_clean) * p_class, (1 - p_clean) * (1 - p_class)
     excess = np.maximum(p_clean - (1 - p_stray), 0)
     p = np.stack([p_clean - excess, p_id, p_ood + excess])
-    kept = given & ~known_classes(q[given], labels[given])[labels]
-    judged = given & ~kept
+    unjudged = given & ~known_classes(q[given], labels[given])[labels]
+    judged = given & ~unjudged
+    seen = np.flatnonzero(judged & (scores.verified != UNVERIFIED))
+    if len(seen):
+        p = recalibrated(p, seen, kind(scores)[seen])
     # of what cannot be judged no more is known than what holds on average; where nothing can, labels are believed
-    p[:, kept] = p[:, judged].mean(1, keepdims=True) if judged.any() else [[1.0], [0.0], [0.0]]
-    return _conclude(share, labels, kept, p, np.where(kept, 0, p.argmax(0)))
+    p[:, unjudged] = p[:, judged].mean(1, keepdims=True) if judged.any() else [[1.0], [0.0], [0.0]]
+    return Opinion(p, share, np.where(unjudged, 0, p.argmax(0)), unjudged)
+
+
+def kind(scores: Scores) -> np.ndarray:
+    """What a person has seen, as a verdict: (n,) 0 clean, 1 ID, 2 OOD; means nothing where nobody has looked."""
+    return np.where(scores.verified == NO_CLASS, 2, np.where(scores.verified == scores.labels, 0, 1))
+
+
+def aimed(opinion: Opinion, target: Target) -> np.ndarray:
+    """The verdicts (n,) where not the most probable one is asked for, but a share: the surest are clean, as many as
+    the target allows; of the others the more probable of ID and OOD. Unjudged samples stay as they are."""
+    best, judged = opinion.best.copy(), np.flatnonzero(~opinion.unjudged)
+    p_clean = opinion.p[0, judged]
+    surest = judged[np.argsort(-p_clean, kind="stable")]
+    n_clean = round((target.keep or 0) * len(judged))
+    if target.min_precision is not None:
+        precision = np.cumsum(opinion.p[0, surest]) / np.arange(1, len(surest) + 1)  # falls: the surest come first
+        n_clean = int((precision >= target.min_precision).sum())
+    best[surest[:n_clean]] = 0
+    rest = surest[n_clean:]
+    best[rest] = 1 + opinion.p[1:, rest].argmax(0)
+    return best
+
+
+def _heed_people(scores: Scores, opinion: Opinion) -> None:
+    """What a person has verified is certain."""
+    seen = np.flatnonzero(scores.verified != UNVERIFIED)
+    verdicts, classes = kind(scores)[seen], scores.verified[seen]
+    opinion.best[seen] = verdicts
+    opinion.p[:, seen] = np.eye(3)[:, verdicts]
+    opinion.unjudged[seen] = False
+    of_a_class = seen[classes >= 0]
+    opinion.share[of_a_class] = np.eye(opinion.share.shape[1])[scores.verified[of_a_class]]
 
 
 def belief(scores: Scores) -> np.ndarray:
@@ -138,15 +192,17 @@ def stray_probability(
     return np.clip(strays, 0, 1)
 
 
-def _conclude(share: np.ndarray, labels: np.ndarray, kept: np.ndarray, p: np.ndarray, best: np.ndarray) -> Decision:
-    """p (3, n) of clean, ID, OOD; best (n,) which of them is the verdict; kept (n,) whether it could not be judged."""
+def _conclude(scores: Scores, opinion: Opinion) -> Decision:
+    labels, p, best = scores.labels, opinion.p, opinion.best
     rows = np.arange(len(labels))
-    others = share.copy()
-    others[rows, labels] = 0
-    sure = others.max(1) / np.maximum(others.sum(1), 1e-12)
-    confidence = p[best, rows] * np.where(best == 1, sure, 1)
-    others[rows, labels] = -1  # never suggested, even where nothing else is believed at all
+    others = opinion.share.copy()
+    others[rows[labels >= 0], labels[labels >= 0]] = 0
+    others /= np.maximum(others.sum(1, keepdims=True), 1e-12)
+    confidence = p[best, rows] * np.where(best == 1, others.max(1), 1)
+    flow = expected_flow(labels, p, others)
+    others[rows[labels >= 0], labels[labels >= 0]] = -1  # never suggested, even where nothing else is believed at all
     words = np.array(["the label fits", "looks like another class", "looks like none of the classes"], dtype=object)
+    reason = np.where(opinion.unjudged, "kept: too little was learned of its class to judge it", words[best])
     return Decision(
         verdict=[(Verdict.CLEAN, Verdict.RELABELED, Verdict.OOD)[k] for k in best],
         suggested=np.where(best == 1, others.argmax(1), -1),
@@ -154,6 +210,22 @@ def _conclude(share: np.ndarray, labels: np.ndarray, kept: np.ndarray, p: np.nda
         p_id=p[1],
         p_ood=p[2],
         confidence=confidence,
-        needs_review=kept | (confidence < 0.75),  # less than three to one
-        reason=list(np.where(kept, "kept: too little was learned of its class to judge it", words[best])),
+        needs_review=opinion.unjudged | (confidence < 0.75),  # less than three to one
+        flow=flow,
+        reason=list(np.where(scores.verified == UNVERIFIED, reason, "verified by a person")),
     )
+
+
+def expected_flow(labels: np.ndarray, p: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Expected number of images that show class j and were given class k: (c + 1, c), the last row those of no class.
+
+    p (3, n) of clean, ID, OOD; others (n, c): which other class it shows, if one. Samples without a label are left out.
+    """
+    n_classes = others.shape[1]
+    flow = np.zeros((n_classes + 1, n_classes))
+    for k in range(n_classes):
+        own = labels == k
+        flow[:n_classes, k] = p[1, own] @ others[own]
+        flow[k, k] += p[0, own].sum()
+        flow[n_classes, k] = p[2, own].sum()
+    return flow

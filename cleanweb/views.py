@@ -18,14 +18,8 @@ _SMALL_PX = 64  # up to here images are padded for cropping, as CIFAR's are; abo
 
 
 def loaded_side(size_px: int) -> int:
-    """The side to load images at for a network of that input size: 256 for 224."""
+    """The side to load images at for random crops of that size: 256 for 224. What is not cropped is loaded as it is."""
     return size_px if size_px <= _SMALL_PX else round(size_px * 8 / 7)
-
-
-def centre(images: Tensor, size_px: int) -> Tensor:
-    """The middle of every image: uint8 (b, size, size, 3)."""
-    first = (images.shape[1] - size_px) // 2
-    return images[:, first : first + size_px, first : first + size_px]
 
 
 def weak(images: Tensor, size_px: int, generator: torch.Generator) -> Tensor:

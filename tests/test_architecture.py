@@ -25,7 +25,7 @@ FLOORS: list[tuple[str, set[str]]] = [
                 "writers/*"}),
     ("what a shelf has in common", {"readers", "methods", "writers", "bench"}),
     ("built with tools", {"network", "runfolder"}),
-    ("tools", {"settings", "machine", "divergence", "neighbours", "labelnoise", "smallloss", "twogroups",
+    ("tools", {"settings", "machine", "divergence", "neighbours", "labelnoise", "calibration", "smallloss", "twogroups",
                "distributed", "workers", "pixelcache", "signatures", "texttable"}),
     ("ground", {"records", "errors", "schema"}),
 ]  # fmt: skip

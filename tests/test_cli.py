@@ -59,6 +59,25 @@ def test_retag_changes_nothing_when_the_rule_is_the_same(run: Path) -> None:
     assert cleanweb(*ask) == before
 
 
+def test_retag_takes_a_target_and_goes_back(run: Path) -> None:
+    ask = ("sql", "SELECT verdict, count(*) AS n FROM images GROUP BY 1 ORDER BY 1", "--run", run, "-f", "csv")
+    before = cleanweb(*ask)
+    code, out, _ = cleanweb("retag", "--keep", 0.5, "--run", run, "--json")
+    assert code == 0
+    assert json.loads(out)["verdicts"]["clean"] < ROWS * 0.7
+    _, out, _ = cleanweb("sql", "SELECT target FROM runs", "--run", run, "-f", "json")
+    assert json.loads(json.loads(out)["target"])["keep"] == 0.5
+    assert cleanweb("retag", "--run", run, "--quiet")[0] == 0
+    assert cleanweb(*ask) == before
+
+
+@pytest.mark.parametrize("words", [("--keep", 1.5), ("--min-precision", 0), ("--keep", 0.5, "--min-precision", 0.9)])
+def test_a_target_that_is_no_share_is_refused(run: Path, words: tuple[object, ...]) -> None:
+    code, _, err = cleanweb("retag", *words, "--run", run)
+    assert code == 2
+    assert "--keep" in err or "--min-precision" in err
+
+
 def test_retag_needs_no_torch(run: Path) -> None:
     code = ("import sys; from cleanweb.cli import app; import cleanweb.retagging as r; r.retag(sys.argv[1]);"
             "sys.exit('torch' in sys.modules)")  # fmt: skip

@@ -56,6 +56,7 @@ def tables(*images: dict) -> dict[str, pd.DataFrame]:
     return {
         "images": pd.DataFrame(rows, columns=list(IMAGE), dtype=object),
         "classes": pd.DataFrame([classes]),
+        "transition_matrix": pd.DataFrame([{"true_label": None, "given_label": "cat", "images": 1.5, "p_given": 1.0}]),
         "epochs": pd.DataFrame([epochs]),
         "runs": pd.DataFrame([runs]),
     }

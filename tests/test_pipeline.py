@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cleanweb import pipeline
-from cleanweb.errors import CrawlError, RunError
+from cleanweb.errors import CrawlError, RunError, UsageError
 from cleanweb.settings import Settings
 from tests.conftest import COLOURS, PER_CLASS, draw_crawl
 
@@ -96,3 +96,33 @@ def test_one_class_among_the_readable_is_an_error_in_words(tmp_path: Path) -> No
             file.write_bytes(b"")
     with pytest.raises(CrawlError, match="at least two"):
         pipeline.fit(settings(tmp_path / "crawl", tmp_path / "run"))
+
+
+def test_what_a_person_verified_is_never_overruled(crawl: Path, tmp_path: Path) -> None:
+    table = tmp_path / "trusted.csv"
+    said = {"red/00.png": "blue", "red/01.png": "red", "green/05.png": "", "blue/stray.png": "green"}
+    table.write_text("path,label\n" + "".join(f"{k},{v}\n" for k, v in said.items()), encoding="utf-8")
+    images = pipeline.fit(settings(crawl, tmp_path / "run", trusted=table)).tables["images"].set_index("sample_id")
+    assert images.loc["red/00.png", ["verdict", "final_label"]].tolist() == ["relabeled", "blue"]
+    assert images.loc["red/copy of 00.png", "final_label"] == "blue"  # the same picture
+    assert images.loc["red/01.png", "verdict"] == "clean"
+    assert images.loc["green/05.png", "verdict"] == "ood"
+    assert images.loc[["red/00.png", "red/01.png", "green/05.png"], "confidence"].eq(1).all()
+    assert images.loc["red/00.png", "reason"] == "verified by a person"
+    assert images.loc["green/03.png", "final_label"] == images.loc["blue/stray.png", "final_label"] == "green"
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("red/99.png,red", "red/99.png"),
+        ("red/00.png,purple", "purple"),
+        ("red/00.png,red\nred/00.png,blue", "two labels"),
+    ],
+)
+def test_verified_labels_that_do_not_fit_the_crawl_are_refused(
+    rows: str, words: str, crawl: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "trusted.csv").write_text(f"path,label\n{rows}\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=words):
+        pipeline.fit(settings(crawl, tmp_path / "run", trusted=tmp_path / "trusted.csv"))

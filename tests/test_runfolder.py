@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cleanweb.errors import RunError, UsageError
-from cleanweb.records import Sample, Scores
+from cleanweb.records import NO_CLASS, UNVERIFIED, Sample, Scores
 from cleanweb.runfolder import RunFolder
 from cleanweb.settings import Settings, fingerprint
 
@@ -45,6 +45,7 @@ def scored(n: int = 5) -> tuple[np.ndarray, Scores]:
         js_clean=np.array([0.1, np.nan, 0.3, 0.4, 0.5], np.float32),
         neighbours=rng.integers(0, n, (n, 3)).astype(np.int32),
         similarity=rng.random((n, 3), np.float32),
+        verified=np.array([UNVERIFIED, 2, NO_CLASS, UNVERIFIED, 3]),
     )
 
 

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from cleanweb import manifest, schema
-from cleanweb.records import Decision, ImageFacts, Sample, Scores, Status, Verdict
+from cleanweb.records import UNVERIFIED, Decision, ImageFacts, Sample, Scores, Status, Verdict
 from cleanweb.settings import Settings
-from cleanweb.tables import classes_table, epochs_table, facts_table, judge, runs_table
+from cleanweb.tables import classes_table, epochs_table, facts_table, judge, runs_table, transition_table
 from cleanweb.train import EpochRecord
 
 CLASSES = ["cat", "dog", "owl"]
@@ -48,9 +48,10 @@ def evidence(rows: list[dict], scored: np.ndarray, k: int = 2) -> tuple[Scores, 
     neighbours = (np.arange(m)[:, None] + 1 + np.arange(k)) % m
     scores = Scores(labels, probs, np.full(m, 0.25, np.float32),
                     np.where(labels < 0, np.nan, 0.7).astype(np.float32), neighbours.astype(np.int32),
-                    np.full((m, k), 0.5, np.float32))  # fmt: skip
+                    np.full((m, k), 0.5, np.float32), np.full(m, UNVERIFIED))  # fmt: skip
     decision = Decision([Verdict(r["verdict"]) for r in asked], suggested, *p, np.full(m, 0.8),
-                        np.array([r.get("review", False) for r in asked], bool), ["as the test says"] * m)  # fmt: skip
+                        np.array([r.get("review", False) for r in asked], bool), np.zeros((4, 3)),
+                        ["as the test says"] * m)  # fmt: skip
     return scores, decision
 
 
@@ -66,6 +67,7 @@ def write(folder: Path, images: pd.DataFrame) -> pd.DataFrame:
     manifest.write(folder, {
         "images": images,
         "classes": classes_table(images, CLASSES),
+        "transition_matrix": transition_table(np.ones((4, 3)), CLASSES),
         "epochs": epochs_table({"train": [record], "classifier": [record]}),
         "runs": runs_table(settings, Path("crawl"), "f00d", datetime.now(UTC), schema.SCHEMA_VERSION),
     })  # fmt: skip
@@ -322,3 +324,17 @@ def test_a_run_says_how_it_was_made():
     assert made["seconds"] >= 0
     assert '"source": "crawl"' in made["settings"]
     assert '"torch"' in made["versions"]
+
+
+# --- the transition matrix ------------------------------------------------------------------------------------------
+
+
+def test_the_transition_matrix_says_how_each_true_class_was_labelled():
+    flow = np.array([[80, 20, 0], [0, 50, 0], [0, 0, 0.001], [5, 5, 0]])
+    table = transition_table(flow, CLASSES)
+    found = {(t, g): (n, p) for t, g, n, p in table.itertuples(index=False)}
+    assert found[("cat", "cat")] == (80, 0.8)
+    assert found[("cat", "dog")] == (20, 0.2)
+    assert found[(None, "dog")] == (5, 0.5)
+    assert ("owl", "owl") not in found  # a thousandth of an image is none
+    assert table["images"].sum() == 160

@@ -13,8 +13,8 @@ from sklearn.metrics import f1_score
 
 from cleanweb.labelnoise import surprise, warmed
 from cleanweb.neighbours import nearest
-from cleanweb.records import Decision, Scores, Verdict
-from cleanweb.verdict import FEWEST, belief, decide, vote
+from cleanweb.records import NO_CLASS, UNVERIFIED, Decision, Scores, Target, Verdict
+from cleanweb.verdict import FEWEST, aimed, belief, by_evidence, decide, vote
 
 KINDS = [Verdict.CLEAN, Verdict.RELABELED, Verdict.OOD]
 PAPER = {"epsilon": 0.6, "tau": 0.95}
@@ -22,7 +22,8 @@ PAPER = {"epsilon": 0.6, "tau": 0.95}
 
 def make_scores(labels: np.ndarray, probs: np.ndarray, neighbours: np.ndarray, similarity: np.ndarray) -> Scores:
     none = np.zeros(len(labels), np.float32)
-    return Scores(labels, probs.astype(np.float32), none, none, neighbours, similarity)
+    unseen = np.full(len(labels), UNVERIFIED)
+    return Scores(labels, probs.astype(np.float32), none, none, neighbours, similarity, unseen)
 
 
 @cache
@@ -272,14 +273,91 @@ def test_who_has_learned_nothing_judges_nothing(c: int, seed: int):
     n = 70
     labels = rng.integers(0, c, n)
     neighbours = np.array([rng.permutation(np.delete(np.arange(n), i))[:20] for i in range(n)])
-    scores = Scores(
-        labels=labels,
-        probs=rng.dirichlet(np.full(c, 20.0), n).astype(np.float32),
-        view_disagreement=np.zeros(n, np.float32),
-        js_clean=np.zeros(n, np.float32),
-        neighbours=neighbours.astype(np.int32),
-        similarity=np.full(neighbours.shape, 0.5, np.float32),
-    )
+    scores = make_scores(labels, rng.dirichlet(np.full(c, 20.0), n), neighbours.astype(np.int32),
+                         np.full(neighbours.shape, 0.5, np.float32))  # fmt: skip
     d = decide(scores)
     assert set(d.verdict) == {Verdict.CLEAN}
     assert d.needs_review.all()
+
+
+# --- what is asked for, and what people have seen -------------------------------------------------------------------
+
+
+@given(scores=anything(), keep=st.floats(0.01, 1))
+@settings(max_examples=40, deadline=None)
+def test_the_asked_share_is_kept_and_it_is_the_surest(scores: Scores, keep: float):
+    opinion = by_evidence(scores)
+    judged = ~opinion.unjudged
+    best = aimed(opinion, Target(keep=keep))
+    clean = judged & (best == 0)
+    assert clean.sum() == round(keep * judged.sum())
+    if clean.any() and (judged & ~clean).any():
+        assert opinion.p[0, clean].min() >= opinion.p[0, judged & ~clean].max()
+    assert (best[opinion.unjudged] == 0).all()
+
+
+@pytest.mark.parametrize("precision", [0.8, 0.9, 0.95, 0.99])
+def test_the_asked_precision_is_met_with_as_many_as_it_allows(precision: float):
+    scores, _, true_kind = crawl(0, 5, 0.2, 0.2)
+    d = decide(scores, target=Target(min_precision=precision))
+    clean = kinds(d) == 0
+    assert d.p_clean[clean].mean() >= precision
+    assert (true_kind[clean] == 0).mean() >= precision - 0.06  # as it is, not as it is believed
+    one_more = np.flatnonzero(~clean)[d.p_clean[~clean].argmax()]
+    assert d.p_clean[[*np.flatnonzero(clean), one_more]].mean() < precision
+
+
+def test_an_easier_target_keeps_more():
+    scores, _, _ = crawl(1, 5, 0.2, 0.2)
+    counts = [(kinds(decide(scores, target=Target(min_precision=p))) == 0).sum() for p in (0.99, 0.95, 0.9, 0.8, 0.6)]
+    assert counts == sorted(counts)
+    assert counts[0] < counts[-1]
+
+
+@pytest.mark.parametrize("rule", [None, PAPER], ids=["evidence", "paper"])
+@given(scores=anything(), seed=st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_people_are_never_overruled(rule: dict | None, scores: Scores, seed: int):
+    n, c = scores.probs.shape
+    scores = replace(scores, verified=np.random.default_rng(seed).integers(UNVERIFIED, c, n))
+    d = decide(scores, rule, Target(keep=0.5))
+    for i in np.flatnonzero(scores.verified != UNVERIFIED):
+        none, right = scores.verified[i] == NO_CLASS, scores.verified[i] == scores.labels[i]
+        assert d.verdict[i] == (Verdict.OOD if none else Verdict.CLEAN if right else Verdict.RELABELED)
+        assert d.suggested[i] == (-1 if none or right else scores.verified[i])
+        assert d.confidence[i] == 1
+        assert not d.needs_review[i]
+    np.testing.assert_allclose(d.p_clean + d.p_id + d.p_ood, 1, atol=1e-6)
+
+
+def test_what_people_saw_sets_the_other_probabilities_right():
+    """A model that is far too sure, and 150 verified samples: the calibration of the rest improves."""
+    scores, truth, true_kind = crawl(2, 5, 0.25, 0.25)
+    rest = np.arange(len(truth)) >= 150
+    verified = np.where(rest, UNVERIFIED, np.where(true_kind == 2, NO_CLASS, truth))
+
+    def surprise_of(d: Decision) -> float:
+        p = np.stack([d.p_clean, d.p_id, d.p_ood])
+        return float(-np.log(np.clip(p[true_kind[rest], np.flatnonzero(rest)], 1e-3, 1)).mean())
+
+    assert surprise_of(decide(replace(scores, verified=verified))) < surprise_of(decide(scores))
+
+
+@given(scores=anything())
+@settings(max_examples=30, deadline=None)
+def test_the_flow_counts_every_labelled_sample_once(scores: Scores):
+    flow = decide(scores).flow
+    n_classes = scores.probs.shape[1]
+    assert flow.shape == (n_classes + 1, n_classes)
+    assert (flow >= -1e-9).all()
+    counts = np.bincount(scores.labels[scores.labels >= 0], minlength=n_classes)
+    np.testing.assert_allclose(flow.sum(0), counts, atol=1e-6)
+
+
+def test_the_flow_finds_who_was_flipped_to_whom():
+    scores, truth, true_kind = crawl(0, 4, 0.25, 0.15)
+    shown = np.where(true_kind == 2, 4, truth)
+    true_flow = np.zeros((5, 4))
+    np.add.at(true_flow, (shown, scores.labels), 1)
+    found = decide(scores).flow
+    assert np.abs(found - true_flow).sum() / len(truth) < 0.12

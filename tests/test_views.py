@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cleanweb.features import FeatureBatches
-from cleanweb.views import VIEWS, ImageBatches, Pixels, centre, loaded_side, strong, weak
+from cleanweb.views import VIEWS, ImageBatches, Pixels, loaded_side, strong, weak
 
 SIZES = [32, 64, 224]
 
@@ -110,14 +110,6 @@ def test_a_strong_view_stays_in_range(value: int):
         assert inside[inside != 127].max() == 0
     else:
         assert inside[inside != 127].min() >= 0.6 * 255 - 1
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_the_centre_is_the_middle(size: int):
-    side = loaded_side(size)
-    images = pictures(2, side)
-    margin = (side - size) // 2
-    assert torch.equal(centre(images, size), images[:, margin : margin + size, margin : margin + size])
 
 
 def test_normalise():

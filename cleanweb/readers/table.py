@@ -66,6 +66,12 @@ def read(source: Path, labels: Path | None, path_column: str | None, label_colum
     return Crawl(root, samples, notes)
 
 
+def listed(table: Path, root: Path) -> list[Sample]:
+    """The rows of a table, its paths relative to `root` where the files lie there; no file is looked into."""
+    finder, namings = _Finder(root, table.parent), _Namings()
+    return [_listed(row, finder, namings) for row in _rows(table, None, None, False)]
+
+
 # --- rows → samples -------------------------------------------------------------------------------------------------
 
 
