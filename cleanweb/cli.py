@@ -5,19 +5,16 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from cleanweb import __version__
-from cleanweb.errors import CleanwebError, CrawlError, SomeUnreadable, UsageError
-from cleanweb.settings import DEFAULT_RUN, FORMATS, LINKS, METHOD_NAMES, ONLY, RECIPE_NAMES, TUNES, Settings
-
-if TYPE_CHECKING:
-    from cleanweb.records import Progress
+from cleanweb.bench.commands import app as bench
+from cleanweb.errors import CrawlError, SomeUnreadable, UsageError
+from cleanweb.settings import DEFAULT_RUN, FORMATS, LINKS, ONLY, Settings
+from cleanweb.terminal import Method, RecipeName, Tune, choice, plain, print_table, showing_progress, words_for_errors
 
 app = typer.Typer(
     name="cleanweb",
@@ -29,19 +26,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(bench, name="bench")
 
-
-def _choice(name: str, values: tuple[str, ...]) -> type[StrEnum]:
-    return StrEnum(name, [(v, v) for v in values])
-
-
-Method = _choice("Method", METHOD_NAMES)
-RecipeName = _choice("RecipeName", RECIPE_NAMES)
-Tune = _choice("Tune", TUNES)
-Only = _choice("Only", ONLY)
-Format = _choice("Format", FORMATS)
-Link = _choice("Link", LINKS)
-SqlFormat = _choice("SqlFormat", ("table", "csv", "json"))
+Only = choice("Only", ONLY)
+Format = choice("Format", FORMATS)
+Link = choice("Link", LINKS)
+SqlFormat = choice("SqlFormat", ("table", "csv", "json"))
 
 RunOption = Annotated[Path, typer.Option("--run", envvar="CLEANWEB_RUN", help="The run folder.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")]
@@ -105,13 +95,13 @@ def fit(
         weights=weights, tune=str(tune), epochs=epochs, batch_size=batch_size, image_size=image_size, seed=seed,
         device=device, workers=workers, fresh=fresh, strict=strict,
     )  # fmt: skip
-    with _words_for_errors(), _progress(quiet or as_json) as progress:
+    with words_for_errors(), showing_progress(quiet or as_json) as progress:
         from cleanweb import pipeline, summary
 
         run = pipeline.fit(settings, progress)
         digest = summary.summarise(run.folder, run.tables, run.notes)
     _print_summary(digest, as_json, quiet)
-    with _words_for_errors():
+    with words_for_errors():
         if strict and digest.unreadable:
             n = sum(digest.unreadable.values())
             raise SomeUnreadable(f"{n} files could not be read: see SELECT * FROM unusable.")
@@ -128,7 +118,7 @@ def retag(
     quiet: Quiet = False,
 ) -> None:
     """Decide again from the stored scores: seconds, no training. Without a target: the most probable verdicts."""
-    with _words_for_errors():
+    with words_for_errors():
         from cleanweb import retagging, summary
 
         done = retagging.retag(run, retagging.target(min_precision, keep))
@@ -148,7 +138,7 @@ def export(
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Hand over a part of the manifest: a table of paths and labels, or the images themselves."""
-    with _words_for_errors():
+    with words_for_errors():
         from cleanweb import manifest, readers, writers
 
         names = [str(name) for name in only or ["trainable"]]
@@ -178,7 +168,7 @@ def sql(
     run: RunOption = Path(DEFAULT_RUN),
 ) -> None:
     """Ask the manifest, read-only: cleanweb sql "SELECT verdict, count(*) FROM images GROUP BY 1"."""
-    with _words_for_errors():
+    with words_for_errors():
         from cleanweb import manifest
 
         columns, rows = manifest.query(run, query)
@@ -193,7 +183,7 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Label images with the retrained classifier: path, label, probability."""
-    with _words_for_errors():
+    with words_for_errors():
         from cleanweb import prediction
 
         labelled = 0
@@ -202,9 +192,9 @@ def predict(
             if as_json:
                 typer.echo(json.dumps(answer.to_json(), ensure_ascii=False))
             elif answer.label is None:
-                typer.echo(f"{_plain(answer.path)}: {answer.error}", err=True)
+                typer.echo(f"{plain(answer.path)}: {answer.error}", err=True)
             else:
-                typer.echo(f"{_plain(answer.path)}\t{_plain(answer.label)}\t{answer.probability:.4f}")
+                typer.echo(f"{plain(answer.path)}\t{plain(answer.label)}\t{answer.probability:.4f}")
         if not labelled:
             raise CrawlError("None of these files is an image that can be read.")
 
@@ -212,7 +202,7 @@ def predict(
 @app.command()
 def doctor(as_json: JsonOption = False) -> None:
     """Check the machine: libraries that fit each other, devices, decoders, weights, disk."""
-    with _words_for_errors():
+    with words_for_errors():
         from dataclasses import asdict
 
         from cleanweb.doctor import examine
@@ -242,109 +232,18 @@ def main() -> None:
 # ------------------------------------------------------------------------------------------------------------- printing
 
 
-@contextmanager
-def _words_for_errors() -> Iterator[None]:
-    """A CleanwebError becomes one message on stderr and its exit code."""
-    try:
-        yield
-    except CleanwebError as error:
-        typer.echo(f"Error: {_plain(str(error))}", err=True)
-        raise typer.Exit(error.exit_code) from error
-    except KeyboardInterrupt as error:
-        typer.echo("\nInterrupted. Give the same command again to go on.", err=True)
-        raise typer.Exit(130) from error
-    except MemoryError as error:
-        typer.echo("Error: out of memory. Try a smaller --batch-size or fewer --workers.", err=True)
-        raise typer.Exit(5) from error
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator["Progress"]:
-    """A bar per stage on a terminal, a line per stage elsewhere, nothing where quiet."""
-    from cleanweb.records import silent
-
-    if quiet:
-        yield silent
-    elif not sys.stderr.isatty():
-        yield _lines()
-    else:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(),
-                   TextColumn("{task.fields[rate]:>12}"), TimeRemainingColumn())  # fmt: skip
-        with Progress(*columns, console=Console(stderr=True)) as bars:
-            tasks: dict[str, Any] = {}
-
-            def show(stage: str, done: int, total: int) -> None:
-                if stage not in tasks:
-                    tasks[stage] = bars.add_task(stage, total=total, rate="")
-                speed = bars.tasks[tasks[stage]].finished_speed or bars.tasks[tasks[stage]].speed
-                bars.update(tasks[stage], completed=done, total=total, rate=f"{speed:,.1f}/s" if speed else "")
-
-            yield show
-
-
-def _lines() -> "Progress":
-    """Progress where no one watches: a line at every tenth of a stage, with its rate and the time that is left."""
-    import time
-
-    started: dict[str, tuple[float, int]] = {}
-    tenths: dict[str, int] = {}
-
-    def show(stage: str, done: int, total: int) -> None:
-        now = time.perf_counter()
-        begun, first = started.setdefault(stage, (now, done))
-        tenth = 10 * done // max(total, 1)
-        if tenth > tenths.get(stage, -1):
-            tenths[stage] = tenth
-            rate = (done - first) / (now - begun) if now > begun else 0.0
-            left = f", {rate:,.3g}/s, {(total - done) / rate:,.0f} s left" if rate else ""
-            typer.echo(f"{stage}: {done:,} of {total:,}{left}", err=True)
-
-    return show
-
-
 def _print_summary(digest: Any, as_json: bool, quiet: bool) -> None:
     if as_json:
         typer.echo(json.dumps(digest.to_json(), ensure_ascii=False))
     elif not quiet:
         for line in digest.lines():
-            typer.echo(_plain(line))
+            typer.echo(plain(line))
 
 
 def _new_name(run: Path, names: list[str], suffix: str) -> Path:
     stem = f"export-{'-'.join(names)}"
     candidates = (run / f"{stem}{n}{suffix}" for n in ("", *(f"-{i}" for i in range(2, 10_000))))
     return next(path for path in candidates if not path.exists())
-
-
-def _plain(text: str) -> str:
-    """Text from a crawl, safe for a terminal: control characters are shown, not obeyed."""
-    return "".join(c if c.isprintable() or c in "\t\n" else f"\\x{ord(c):02x}" for c in text)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else _plain(str(value))
-
-
-def _print_table(columns: list[str], rows: Iterator[tuple]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD)
-    all_rows = list(rows)
-    for i, name in enumerate(columns):
-        numeric = any(isinstance(row[i], int | float) and not isinstance(row[i], bool) for row in all_rows[:50])
-        table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
-    for row in all_rows:
-        table.add_row(*(Text(_cell(value)) for value in row))
-    width = None if sys.stdout.isatty() else 200
-    Console(width=width, highlight=False).print(table)
 
 
 def _print_csv(columns: list[str], rows: Iterator[tuple]) -> None:
@@ -360,4 +259,4 @@ def _print_json(columns: list[str], rows: Iterator[tuple]) -> None:
         typer.echo(json.dumps(dict(zip(columns, row, strict=True)), default=str, ensure_ascii=False))
 
 
-_PRINTERS = {"table": _print_table, "csv": _print_csv, "json": _print_json}
+_PRINTERS = {"table": print_table, "csv": _print_csv, "json": _print_json}

@@ -8,6 +8,7 @@ import numpy as np
 
 from cleanweb import duplicates, images, machine, manifest, plan, readers, score, tables, train, tune, verdict, views
 from cleanweb.errors import CrawlError
+from cleanweb.methods import Watch, unwatched
 from cleanweb.network import save_classifier
 from cleanweb.pixelcache import PixelCache
 from cleanweb.records import NO_CLASS, UNVERIFIED, ImageFacts, Progress, Sample, Status, silent
@@ -16,9 +17,10 @@ from cleanweb.schema import SCHEMA_VERSION
 from cleanweb.settings import Settings
 
 
-def fit(settings: Settings, progress: Progress = silent) -> Run:
+def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatched) -> Run:
     """Learn from the crawl's noisy labels and judge every image. Goes on where an unfinished run of the same crawl and
-    settings stopped. Raises CleanwebError with words a user can act on."""
+    settings stopped. watch sees every epoch of the last fold and of the classifier. Raises CleanwebError with words a
+    user can act on."""
     started = datetime.now(UTC)
     folder = RunFolder(settings.out)
     folder.refuse_finished(settings.fresh)
@@ -40,7 +42,7 @@ def fit(settings: Settings, progress: Progress = silent) -> Run:
     verified = verified_classes(people, copies.kept, scored, classes)
     taught = np.where(verified == UNVERIFIED, labels, verified)  # of no class: teaches nothing
     task = tune.Task(lambda at, side: cache.load(scored[at], side), taught, len(classes), backbone, pixels, device,
-                     settings.seed, folder.path, progress)  # fmt: skip
+                     settings.seed, folder.path, progress, watch)  # fmt: skip
     training = plan.training(settings, device, backbone, len(labels))
     learner = tune.TUNES[training.tune](task)
     learned = learner.learn(settings.method, settings.recipe, training.recipe, training.epochs)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from cleanweb.errors import RunError
-from cleanweb.methods import Batch, Method
+from cleanweb.methods import Batch, Method, Watch, unwatched
 from cleanweb.records import Progress, silent
 from cleanweb.settings import Recipe
 
@@ -42,6 +42,7 @@ def train(
     epochs: int,
     checkpoint: Path | None = None,
     progress: Progress = silent,
+    watch: Watch = unwatched,
 ) -> list[EpochRecord]:
     """Train `method` in place for epochs 1…epochs; `batches(t)` gives epoch t's batches.
 
@@ -53,6 +54,7 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = recipe.lr * learning_rate_factor(t, epochs, recipe)
         records.append(_epoch(method, batches, optimiser, t))
+        watch("train", t, method)  # before it is stored: a run that stops here watches this epoch again
         if checkpoint is not None:
             _save(checkpoint, method, optimiser, records)
         progress("train", t, epochs)

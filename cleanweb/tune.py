@@ -9,7 +9,7 @@ than one fold): what a network was fitted to it remembers, and a wrong label rem
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,7 @@ class Task:
     seed: int
     folder: Path  # for checkpoints and features
     progress: Progress
+    watch: methods.Watch = methods.unwatched  # of the folds only the last is watched, and then the classifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,10 @@ class Full:
     def learn(self, method: str, recipe_name: str, recipe: Recipe, epochs: int) -> Learned:
         task, cls = self.task, methods.load(method, recipe_name)
 
-        def fit(k: int, known: np.ndarray, progress: Progress) -> tuple[methods.Method, list[EpochRecord]]:
+        def fit(part: Task, k: int, known: np.ndarray) -> tuple[methods.Method, list[EpochRecord]]:
             torch.manual_seed(task.seed)  # the new layers' start; torch offers no generator for it
             model = task.backbone.build(task.n_classes)
-            return self._train(cls, model, known, task.labels[known], recipe, epochs, f"fold-{k}.pt", progress)
+            return self._train(part, cls, model, known, task.labels[known], recipe, epochs, f"fold-{k}.pt")
 
         learned, learner = _cross_fit(task, recipe.folds, epochs, fit, self._views)
         self.model = copy.deepcopy(learner.trained().model)
@@ -76,16 +77,14 @@ class Full:
     def retrain(self, final: np.ndarray, recipe: Recipe, epochs: int) -> tuple[nn.Module, list[EpochRecord]]:
         """Go on from what has been learned, on final labels (n,), −1 where there is none: the classifier."""
         known, cls = np.flatnonzero(final >= 0), methods.load("standard", "auto")
-        model = self.model.requires_grad_(True)
-        progress = _stage(self.task.progress, "classifier")
-        learner, records = self._train(cls, model, known, final[known], recipe, epochs, "classifier.pt", progress)
+        model, task = self.model.requires_grad_(True), _stage(self.task, "classifier")
+        learner, records = self._train(task, cls, model, known, final[known], recipe, epochs, "classifier.pt")
         return learner.trained().model, records
 
     def _train(
-        self, cls: type, model: nn.Module, known: np.ndarray, labels: np.ndarray, recipe: Recipe, epochs: int,
-        checkpoint: str, progress: Progress,
+        self, task: Task, cls: type, model: nn.Module, known: np.ndarray, labels: np.ndarray, recipe: Recipe,
+        epochs: int, checkpoint: str,
     ) -> tuple[methods.Method, list[EpochRecord]]:  # fmt: skip
-        task = self.task
         network = Network(model, task.backbone.pretrained).to(task.device, memory_format=torch.channels_last)
         learner = cls(network, len(known), task.n_classes, recipe, epochs).to(task.device)
 
@@ -93,7 +92,8 @@ class Full:
             return task.load(known[positions], side)
 
         batches = ImageBatches(load, labels, task.pixels, cls.views, recipe.batch_size, task.seed, task.device)
-        return learner, train(learner, batches, recipe, epochs, task.folder / "checkpoint" / checkpoint, progress)
+        file = task.folder / "checkpoint" / checkpoint
+        return learner, train(learner, batches, recipe, epochs, file, task.progress, task.watch)
 
     def _views(self, positions: np.ndarray) -> Iterator[tuple[Tensor, ...]]:
         """The whole, two weak and two strong views of these images, in order."""
@@ -118,9 +118,9 @@ class Head:
     def learn(self, method: str, recipe_name: str, recipe: Recipe, epochs: int) -> Learned:
         task, cls = self.task, methods.load(method, recipe_name)
 
-        def fit(k: int, known: np.ndarray, progress: Progress) -> tuple[methods.Method, list[EpochRecord]]:
+        def fit(part: Task, k: int, known: np.ndarray) -> tuple[methods.Method, list[EpochRecord]]:
             torch.manual_seed(task.seed)  # a second head's start
-            return self._train(cls, known, task.labels[known], recipe, epochs, progress)
+            return self._train(part, cls, known, task.labels[known], recipe, epochs)
 
         learned, _ = _cross_fit(task, recipe.folds, epochs, fit, self._views)
         features = np.asarray(self.features, np.float32).mean(0)
@@ -129,16 +129,14 @@ class Head:
     def retrain(self, final: np.ndarray, recipe: Recipe, epochs: int) -> tuple[nn.Module, list[EpochRecord]]:
         """A head fitted on final labels (n,), −1 where there is none, folded into the backbone: the classifier."""
         known, cls = np.flatnonzero(final >= 0), methods.load("standard", "auto")
-        progress = _stage(self.task.progress, "classifier")
-        learner, records = self._train(cls, known, final[known], recipe, epochs, progress)
+        learner, records = self._train(_stage(self.task, "classifier"), cls, known, final[known], recipe, epochs)
         model = self.task.backbone.build(self.task.n_classes)
         learner.trained().cpu().fold_into(model.get_classifier())
         return model, records
 
     def _train(
-        self, cls: type, known: np.ndarray, labels: np.ndarray, recipe: Recipe, epochs: int, progress: Progress
+        self, task: Task, cls: type, known: np.ndarray, labels: np.ndarray, recipe: Recipe, epochs: int
     ) -> tuple[methods.Method, list[EpochRecord]]:
-        task = self.task
         features = self.features[:, known]
         flat = features.reshape(-1, features.shape[2]).astype(np.float32)
         mean, std = torch.as_tensor(flat.mean(0)), torch.as_tensor(flat.std(0))
@@ -146,7 +144,7 @@ class Head:
         learner = cls(head, len(known), task.n_classes, recipe, epochs).to(task.device)
         batches = FeatureBatches(features, labels, len(cls.views), recipe.batch_size, task.seed, task.device)
         with machine.one_thread(task.device):
-            return learner, train(learner, batches, recipe, epochs, progress=progress)
+            return learner, train(learner, batches, recipe, epochs, progress=task.progress, watch=task.watch)
 
     def _views(self, positions: np.ndarray) -> Iterator[tuple[Tensor, ...]]:
         for chunk in np.array_split(positions, max(1, len(positions) // _SCORE_BATCH)):
@@ -157,7 +155,7 @@ def _cross_fit(
     task: Task,
     n_folds: int,
     epochs: int,
-    fit: Callable[[int, np.ndarray, Progress], tuple[methods.Method, list[EpochRecord]]],
+    fit: Callable[[Task, int, np.ndarray], tuple[methods.Method, list[EpochRecord]]],
     views: Callable[[np.ndarray], Iterator[tuple[Tensor, ...]]],
 ) -> tuple[Learned, methods.Method]:
     """Fit on the labels of all folds but one, believe of that one; with one fold, fit on and believe of everything.
@@ -168,7 +166,7 @@ def _cross_fit(
     parts = []
     for k in range(n_folds):
         known = np.flatnonzero((task.labels >= 0) & ((fold != k) | (n_folds == 1)))
-        learner, records = fit(k, known, _part(task.progress, k, n_folds))
+        learner, records = fit(_part(task, k, n_folds), k, known)
         held_out = np.flatnonzero(fold == k)
         parts.append((held_out, *believe(learner.predict, views(held_out))))
         task.progress("score", k + 1, n_folds)
@@ -178,14 +176,22 @@ def _cross_fit(
     return Learned(probs, features, fold, records), learner
 
 
-def _part(progress: Progress, k: int, n: int) -> Progress:
-    """Progress of the k-th of n equal parts, as that of the whole."""
-    return lambda stage, done, total: progress(stage, k * total + done, n * total)
+def _part(task: Task, k: int, n: int) -> Task:
+    """The k-th of n equal parts of a task: its progress is part of the whole's, and only the last is watched."""
+
+    def progress(stage: str, done: int, total: int) -> None:
+        task.progress(stage, k * total + done, n * total)
+
+    return replace(task, progress=progress, watch=task.watch if k == n - 1 else methods.unwatched)
 
 
-def _stage(progress: Progress, stage: str) -> Progress:
-    """The same progress under another name."""
-    return lambda _, done, total: progress(stage, done, total)
+def _stage(task: Task, stage: str) -> Task:
+    """The same task, its steps told under another name."""
+    return replace(
+        task,
+        progress=lambda _, done, total: task.progress(stage, done, total),
+        watch=lambda _, epoch, method: task.watch(stage, epoch, method),
+    )
 
 
 def folds(labels: np.ndarray, k: int, seed: int) -> np.ndarray:

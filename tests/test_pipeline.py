@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from cleanweb import pipeline
 from cleanweb.errors import CrawlError, RunError, UsageError
+from cleanweb.methods import Method
 from cleanweb.settings import Settings
 from tests.conftest import COLOURS, PER_CLASS, draw_crawl
 
@@ -46,6 +48,20 @@ def test_a_stopped_run_goes_on_and_ends_alike(recipe: str, crawl: Path, tmp_path
     resumed = pipeline.fit(settings(crawl, tmp_path / "stopped", recipe=recipe))
     pd.testing.assert_frame_equal(resumed.tables["images"], whole.tables["images"])
     assert not (tmp_path / "stopped" / "checkpoint").exists()
+
+
+def test_the_last_fold_and_the_classifier_can_be_watched_and_are_not_disturbed(crawl: Path, tmp_path: Path) -> None:
+    seen = []
+
+    def watch(stage: str, epoch: int, method: Method) -> None:
+        p, _ = method.predict(torch.zeros(2, 3, 32, 32))
+        assert p.shape == (2, len(COLOURS))
+        seen.append((stage, epoch))
+
+    watched = pipeline.fit(settings(crawl, tmp_path / "watched"), watch=watch)
+    alone = pipeline.fit(settings(crawl, tmp_path / "alone"))
+    pd.testing.assert_frame_equal(watched.tables["images"], alone.tables["images"])
+    assert seen == [("train", 1), ("train", 2), ("classifier", 1), ("classifier", 2)]
 
 
 def test_an_unfinished_run_with_other_settings_is_refused(crawl: Path, tmp_path: Path) -> None:

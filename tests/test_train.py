@@ -81,6 +81,20 @@ def test_every_epoch_leaves_a_record():
     assert seen == [("train", t, 4) for t in (1, 2, 3, 4)]
 
 
+def test_every_epoch_is_watched_before_it_is_stored(tmp_path: Path):
+    file, seen = tmp_path / "train.pt", []
+
+    def watch(stage: str, epoch: int, method: Scripted) -> None:
+        seen.append((stage, epoch, method.steps.item()))
+        if epoch == 2 and len(seen) == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(Scripted(), batches, recipe(), 3, file, watch=watch)
+    train(Scripted(), batches, recipe(), 3, file, watch=watch)
+    assert seen == [("train", 1, 3), ("train", 2, 6), ("train", 2, 6), ("train", 3, 9)]
+
+
 def test_only_what_is_to_be_trained_is_trained():
     method = Scripted()
     optimiser = make_optimiser(method, recipe())

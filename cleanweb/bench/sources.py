@@ -21,6 +21,7 @@ class Source:
     in_test: np.ndarray  # (n,) bool: kept for testing
     names: list[str]  # of the K classes
     superclass: np.ndarray | None  # (K,) int64; None where none are known
+    name: str = ""  # what its folder or file is called
 
 
 def read_source(path: Path, seed: int = 0) -> Source:
@@ -42,7 +43,8 @@ def read_source(path: Path, seed: int = 0) -> Source:
     labels = np.array([class_of[sample.given_label] for sample in samples])
     in_test = np.array([sample.row is not None and Path(sample.file).name.startswith("test") for sample in samples])
     superclass = np.unique([coarse[row_of[name]] for name in names], return_inverse=True)[1] if coarse else None
-    return Source(samples, labels, in_test if in_test.any() else _held_out(labels, seed), names, superclass)
+    in_test = in_test if in_test.any() else _held_out(labels, seed)
+    return Source(samples, labels, in_test, names, superclass, path.resolve().name)
 
 
 def _column(path: Path, name: str) -> list[str | None] | None:

@@ -4,7 +4,7 @@
     out/labels.csv                 path, label: what a crawler would hand over
     out/truth.csv                  path, label, truth: the true label, empty where the image is of no class
     out/test/<class>/000000.webp   clean images of the same classes, that the crawl does not hold
-    out/world.json                 the world, the seed, the classes
+    out/world.json                 the world, its source, the seed, the classes
 
 Same source, world and seed, same files. Every kind of choice has a random stream of its own, so that worlds of one seed
 share what they can: the classes and images of "noise5" are those of "noise50".
@@ -223,7 +223,13 @@ def write(world: World, source: Source, seed: int, out: Path, foreign: Source | 
         columns = {"path": [file.name for file in files], "label": names[given], "truth": names[drawn.truth]}
         _write_table(pd.DataFrame(columns), root / "truth.csv")
         _write_table(pd.DataFrame(columns)[["path", "label"]], root / "labels.csv")
-        facts = {"world": asdict(world), "seed": seed, "classes": drawn.classes, "foreign": drawn.foreign_classes}
+        facts = {
+            "world": asdict(world),
+            "source": f"{source.name} + {foreign.name}" if foreign else source.name,
+            "seed": seed,
+            "classes": drawn.classes,
+            "foreign": drawn.foreign_classes,
+        }
         (root / "world.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -257,3 +263,37 @@ def _pixels(file: Path) -> np.ndarray:
 def _write_table(table: pd.DataFrame, file: Path) -> None:
     with file.open("x", encoding="utf-8", newline="") as text:
         writers.to_csv(table, text)
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Made:
+    """A world on disk, as `write` has left it."""
+
+    folder: Path
+    world: World
+    source: str  # what the set is called that it is made of
+    seed: int
+    facts: dict[str, object]  # all of world.json: equal facts, equal worlds
+    truth: pd.DataFrame  # path, label, truth: text
+
+    @property
+    def wrong(self) -> float:
+        """The share of labels that are wrong, in [0, 1]; those of foreign images all are."""
+        return float((self.truth["label"] != self.truth["truth"]).mean())
+
+    def __str__(self) -> str:
+        return f"{self.world.name} of {self.source}, seed {self.seed}"
+
+
+def read(folder: Path) -> Made:
+    """What `write` wrote to `folder`. Raises UsageError where there is no world."""
+    try:
+        facts = json.loads((folder / "world.json").read_text(encoding="utf-8"))
+        truth = pd.read_csv(folder / "truth.csv", dtype=str, keep_default_na=False)
+        return Made(folder.resolve(), World(**facts["world"]), facts["source"], facts["seed"], facts, truth)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"There is no world in {folder}: looked for world.json and truth.csv, as "
+                         "`cleanweb bench make` writes them.") from error  # fmt: skip

@@ -6,7 +6,7 @@ or a buffer: `state_dict()` is the whole checkpoint. Never yield inside `no_grad
 reaches every parameter even when nothing is selected.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, ClassVar, Protocol
@@ -64,6 +64,14 @@ class Method(Protocol):
 
     def trained(self) -> nn.Module:
         """The network that `predict` believes."""
+
+
+# watch(stage, epoch, method): called after every epoch, counted from 1; stage as in the manifest's table `epochs`
+Watch = Callable[[str, int, Method], None]
+
+
+def unwatched(stage: str, epoch: int, method: Method) -> None:
+    """The watcher that looks away."""
 
 
 def load(method: str, recipe: str) -> Any:

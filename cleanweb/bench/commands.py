@@ -1,0 +1,130 @@
+"""`cleanweb bench`: make worlds whose truth is known, run the product on them, tell how well it did."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cleanweb.errors import UsageError
+from cleanweb.settings import Settings
+from cleanweb.terminal import Method, RecipeName, Tune, plain, print_table, showing_progress, words_for_errors
+
+if TYPE_CHECKING:
+    from cleanweb.bench.record import Result
+    from cleanweb.bench.worlds import World
+
+RESULTS = Path("bench-results")
+
+app = typer.Typer(
+    help="Measure: clean labelled sets are made into noisy crawls with a hidden truth, and verdicts held against it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@app.command()
+def worlds() -> None:
+    """List the worlds: how labels go wrong, how many classes there are, how many foreign ones."""
+    from cleanweb.bench.worlds import WORLDS
+
+    columns = ["world", "noise", "rate", "classes", "foreign", "OOD", "images a class", "beside"]
+    print_table(columns, [_world_row(world) for world in WORLDS.values()])
+
+
+@app.command()
+def make(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A clean labelled set: a folder per class, or Parquet files.")
+    ],
+    world: Annotated[str, typer.Argument(metavar="WORLD", help="Which world; see cleanweb bench worlds.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write. Never overwritten.")],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
+    foreign: Annotated[
+        Path | None, typer.Option(help="Another set, whose classes are the foreign ones; default: SOURCE's own.")
+    ] = None,
+) -> None:
+    """Make a clean labelled set into a crawl with wrong labels and foreign images, and keep the truth beside it."""
+    with words_for_errors():
+        from cleanweb.bench.sources import read_source
+        from cleanweb.bench.worlds import WORLDS, read, write
+
+        if world not in WORLDS:
+            raise UsageError(f"There is no world {world!r}, only {', '.join(WORLDS)}.")
+        strange = None if foreign is None else read_source(foreign, seed)
+        write(WORLDS[world], read_source(source, seed), seed, out, strange)
+        made = read(out)
+    n, ood = len(made.truth), int((made.truth["truth"] == "").sum())
+    typer.echo(
+        f"{plain(str(out))}: {plain(str(made))}. {n:,} images, {made.wrong:.1%} with a wrong label, "
+        f"{ood:,} of them of none of the {len(made.facts['classes'])} classes."
+    )
+
+
+@app.command()
+def run(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Worlds that cleanweb bench make wrote.")],
+    method: Annotated[Method, typer.Option(help="How to learn from noisy labels.")] = Method.josrc,
+    recipe: Annotated[RecipeName, typer.Option(help="auto: no thresholds; paper: as printed; paper-…: ablations.")] = (
+        RecipeName.auto
+    ),
+    noise_rate: Annotated[float | None, typer.Option(help="For a method that asks; default: the truth.")] = None,
+    backbone: Annotated[str, typer.Option(help="As in cleanweb fit.")] = "auto",
+    weights: Annotated[str, typer.Option(help="As in cleanweb fit.")] = "auto",
+    tune: Annotated[Tune, typer.Option(help="As in cleanweb fit.")] = Tune.auto,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Default: the recipe's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Default: the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Default: the world's.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes to read images; default: all cores.")] = None,
+    results: Annotated[Path, typer.Option(help="The folder for the results, a JSON file each.")] = RESULTS,
+) -> None:
+    """Fit on worlds and hold the verdicts against their truth. An interrupted run goes on, a finished one is not run
+    again."""
+    with words_for_errors():
+        from dataclasses import replace
+
+        from cleanweb.bench import record, trial
+        from cleanweb.bench.worlds import read
+
+        asked = Settings(Path(), method=str(method), recipe=str(recipe), noise_rate=noise_rate, backbone=backbone,
+                         weights=weights, tune=str(tune), epochs=epochs, batch_size=batch_size, device=device,
+                         workers=workers)  # fmt: skip
+        for made in [read(folder) for folder in folders]:
+            wanted = trial.prepare(made, replace(asked, seed=made.seed if seed is None else seed))
+            file = results / f"{wanted.name}.json"
+            again = not file.exists()
+            if again:
+                with showing_progress(quiet=False) as progress:
+                    record.write(trial.run(wanted, progress), file)
+            typer.echo(plain(f"{_line(record.read(file))} {'→' if again else 'is already in'} {file}"))
+
+
+# --- words ----------------------------------------------------------------------------------------------------------
+
+
+def _world_row(world: "World") -> tuple:
+    n_images = "all" if world.per_class is None else world.per_class
+    share = "" if world.ood_share is None else f"{world.ood_share:.0%}"
+    beside = [] if world.choice == "any" else [f"classes: {world.choice}"]
+    beside += [f"imbalance {world.imbalance:g}"] * (world.imbalance != 1)
+    beside += [f"{world.n_tiny} tiny classes"] * (world.n_tiny > 0)
+    shape = (world.n_inside, world.n_outside, share, n_images)
+    return world.name, world.noise, world.rate, *shape, ", ".join(beside)
+
+
+def _line(result: "Result") -> str:
+    """One result in a line."""
+    from cleanweb.bench.metrics import VERDICTS
+
+    settings, metrics = result["settings"], result["metrics"]
+    f1 = ", ".join(f"{name} {_percent(metrics['verdicts'][name]['f1'])}" for name in VERDICTS)
+    what = " ".join(str(settings[key]) for key in ("method", "recipe", "backbone", "tune"))
+    return (
+        f"{result['world']} of {result['source']}, seed {result['world_seed']}; {what}, {settings['epochs']} epochs: "
+        f"macro-F1 {_percent(metrics['macro_f1'])} ({f1}), test accuracy "
+        f"{_percent(result['classifier']['test_accuracy'])}"
+    )
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"

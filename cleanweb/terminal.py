@@ -1,0 +1,117 @@
+"""What the commands share: choices, errors in words, progress, text that is safe to print, tables."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from cleanweb.errors import CleanwebError
+from cleanweb.settings import METHOD_NAMES, RECIPE_NAMES, TUNES
+
+if TYPE_CHECKING:
+    from cleanweb.records import Progress
+
+
+def choice(name: str, values: tuple[str, ...]) -> type[StrEnum]:
+    """What an option takes: one of these words."""
+    return StrEnum(name, [(v, v) for v in values])
+
+
+Method = choice("Method", METHOD_NAMES)
+RecipeName = choice("RecipeName", RECIPE_NAMES)
+Tune = choice("Tune", TUNES)
+
+
+@contextmanager
+def words_for_errors() -> Iterator[None]:
+    """A CleanwebError becomes one message on stderr and its exit code."""
+    try:
+        yield
+    except CleanwebError as error:
+        typer.echo(f"Error: {plain(str(error))}", err=True)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        typer.echo("\nInterrupted. Give the same command again to go on.", err=True)
+        raise typer.Exit(130) from error
+    except MemoryError as error:
+        typer.echo("Error: out of memory. Try a smaller --batch-size or fewer --workers.", err=True)
+        raise typer.Exit(5) from error
+
+
+@contextmanager
+def showing_progress(quiet: bool) -> Iterator["Progress"]:
+    """A bar per stage on a terminal, a line per stage elsewhere, nothing where quiet."""
+    from cleanweb.records import silent
+
+    if quiet:
+        yield silent
+    elif not sys.stderr.isatty():
+        yield _lines()
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(),
+                   TextColumn("{task.fields[rate]:>12}"), TimeRemainingColumn())  # fmt: skip
+        with Progress(*columns, console=Console(stderr=True)) as bars:
+            tasks: dict[str, Any] = {}
+
+            def show(stage: str, done: int, total: int) -> None:
+                if stage not in tasks:
+                    tasks[stage] = bars.add_task(stage, total=total, rate="")
+                speed = bars.tasks[tasks[stage]].finished_speed or bars.tasks[tasks[stage]].speed
+                bars.update(tasks[stage], completed=done, total=total, rate=f"{speed:,.1f}/s" if speed else "")
+
+            yield show
+
+
+def _lines() -> "Progress":
+    """Progress where no one watches: a line at every tenth of a stage, with its rate and the time that is left."""
+    import time
+
+    started: dict[str, tuple[float, int]] = {}
+    tenths: dict[str, int] = {}
+
+    def show(stage: str, done: int, total: int) -> None:
+        now = time.perf_counter()
+        begun, first = started.setdefault(stage, (now, done))
+        tenth = 10 * done // max(total, 1)
+        if tenth > tenths.get(stage, -1):
+            tenths[stage] = tenth
+            rate = (done - first) / (now - begun) if now > begun else 0.0
+            left = f", {rate:,.3g}/s, {(total - done) / rate:,.0f} s left" if rate else ""
+            typer.echo(f"{stage}: {done:,} of {total:,}{left}", err=True)
+
+    return show
+
+
+def plain(text: str) -> str:
+    """Text from a crawl, safe for a terminal: control characters are shown, not obeyed."""
+    return "".join(c if c.isprintable() or c in "\t\n" else f"\\x{ord(c):02x}" for c in text)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else plain(str(value))
+
+
+def print_table(columns: list[str], rows: Iterable[tuple]) -> None:
+    """Numbers on the right, text on the left."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD)
+    all_rows = list(rows)
+    for i, name in enumerate(columns):
+        numeric = any(isinstance(row[i], int | float) and not isinstance(row[i], bool) for row in all_rows[:50])
+        table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
+    for row in all_rows:
+        table.add_row(*(Text(_cell(value)) for value in row))
+    width = None if sys.stdout.isatty() else 200
+    Console(width=width, highlight=False).print(table)
