@@ -37,7 +37,8 @@ EXCEPTIONS: dict[tuple[str, str], str] = {}
 
 # Which files may import these at module level. Elsewhere they are imported where they are needed, or not at all.
 TENSORS = {"methods", "methods/*", "divergence", "neighbours", "network", "smallloss", "machine", "distributed",
-           "views", "features", "train", "tune", "plan", "score", "pipeline", "prediction", "bench/trial"}  # fmt: skip
+           "views", "features", "train", "tune", "plan", "score", "pipeline", "prediction", "bench/trial",
+           "bench/rivals"}  # fmt: skip
 DATABASE = {"manifest", "readers/table", "writers/parquet"}
 # What `--help`, `export`, `sql`, `retag`, `doctor` and `review` load: no module-level import leads from here to torch.
 TORCH_FREE = {"__init__", "__main__", "cli", "terminal", "retagging", "doctor", "summary", "report", "review",

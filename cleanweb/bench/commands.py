@@ -11,6 +11,7 @@ from cleanweb.terminal import Method, RecipeName, Tune, plain, print_table, show
 
 if TYPE_CHECKING:
     from cleanweb.bench.record import Result
+    from cleanweb.bench.trial import Trial
     from cleanweb.bench.worlds import World
 
 RESULTS = Path("bench-results")
@@ -77,26 +78,43 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     workers: Annotated[int | None, typer.Option(min=0, help="Processes to read images; default: all cores.")] = None,
     results: Annotated[Path, typer.Option(help="The folder for the results, a JSON file each.")] = RESULTS,
+    with_rivals: Annotated[
+        bool, typer.Option("--rivals", help="Also what a user would pick instead, on the same frozen features.")
+    ] = False,
 ) -> None:
     """Fit on worlds and hold the verdicts against their truth. An interrupted run goes on, a finished one is not run
     again."""
     with words_for_errors():
         from dataclasses import replace
 
-        from cleanweb.bench import record, trial
+        from cleanweb.bench import rivals, trial
         from cleanweb.bench.worlds import read
 
+        names = rivals.available() if with_rivals else []
+        if with_rivals and len(names) < len(rivals.RIVALS):
+            typer.echo('cleanlab is not installed and left out: pip install ".[bench]" brings it.', err=True)
         asked = Settings(Path(), method=str(method), recipe=str(recipe), noise_rate=noise_rate, backbone=backbone,
                          weights=weights, tune=str(tune), epochs=epochs, batch_size=batch_size, device=device,
                          workers=workers)  # fmt: skip
         for made in [read(folder) for folder in folders]:
             wanted = trial.prepare(made, replace(asked, seed=made.seed if seed is None else seed))
-            file = results / f"{wanted.name}.json"
-            again = not file.exists()
-            if again:
-                with showing_progress(quiet=False) as progress:
-                    record.write(trial.run(wanted, progress), file)
-            typer.echo(plain(f"{_line(record.read(file))} {'→' if again else 'is already in'} {file}"))
+            _complete(wanted, names, results)
+
+
+def _complete(wanted: "Trial", names: list[str], results: Path) -> None:
+    """Make what is not there of the trial's result and its rivals', and tell them all."""
+    from cleanweb.bench import record, rivals, trial
+
+    tried = {"": wanted.told()} | {name: rivals.told(wanted, name) for name in names}
+    files = {name: results / f"{record.name(wanted.made, settings)}.json" for name, settings in tried.items()}
+    missing = [name for name, file in files.items() if not file.exists()]
+    with showing_progress(quiet=False) as progress:
+        if "" in missing:
+            record.write(trial.run(wanted, progress), files[""])
+        for name, result in rivals.run(wanted, [name for name in missing if name], progress):
+            record.write(result, files[name])
+    for name, file in files.items():
+        typer.echo(plain(f"{_line(record.read(file))} {'→' if name in missing else 'is already in'} {file}"))
 
 
 # --- words ----------------------------------------------------------------------------------------------------------
@@ -118,11 +136,11 @@ def _line(result: "Result") -> str:
 
     settings, metrics = result["settings"], result["metrics"]
     f1 = ", ".join(f"{name} {_percent(metrics['verdicts'][name]['f1'])}" for name in VERDICTS)
-    what = " ".join(str(settings[key]) for key in ("method", "recipe", "backbone", "tune"))
+    said = [settings[key] for key in ("method", "recipe", "backbone", "tune") if settings[key] is not None]
+    said += [f"{settings['epochs']} epochs"] if settings["epochs"] else []
     return (
-        f"{result['world']} of {result['source']}, seed {result['world_seed']}; {what}, {settings['epochs']} epochs: "
-        f"macro-F1 {_percent(metrics['macro_f1'])} ({f1}), test accuracy "
-        f"{_percent(result['classifier']['test_accuracy'])}"
+        f"{result['world']} of {result['source']}, seed {result['world_seed']}; {' '.join(said)}: macro-F1 "
+        f"{_percent(metrics['macro_f1'])} ({f1}), test accuracy {_percent(result['classifier']['test_accuracy'])}"
     )
 
 

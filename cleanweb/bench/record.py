@@ -16,6 +16,15 @@ from cleanweb.bench.worlds import Made
 from cleanweb.errors import UsageError
 from cleanweb.settings import fingerprint
 
+CLASSIFIER = (  # accuracies on clean test images, in [0, 1]
+    "test_accuracy",
+    "test_accuracy_mean_last_10",
+    "test_epochs_seen",
+    "teacher_test_accuracy",  # of the network that learned from the noisy labels
+    "teacher_test_accuracy_mean_last_10",
+    "teacher_epochs_seen",
+)
+COST = ("seconds", "images_per_second", "peak_memory_mb")
 _NAMING = ("method", "recipe", "backbone", "tune", "epochs")  # the settings that a file name shows
 _CHECKOUT = Path(__file__).parents[2]
 
@@ -31,14 +40,16 @@ def name(made: Made, settings: Result) -> str:
 
 
 def record(made: Made, settings: Result, metrics: Result, classifier: Result, cost: Result) -> Result:
-    """One result, ready for JSON; the settings name the device it was made on."""
+    """One result, ready for JSON; the settings name the device it was made on. None stands where nothing was measured
+    of the classifier or the cost."""
     return {
         "world": made.world.name,
         "source": made.source,
         "world_seed": made.seed,
         "settings": settings,
         "metrics": metrics,
-        "classifier": classifier,
+        "classifier": dict.fromkeys(CLASSIFIER) | classifier,
+        **dict.fromkeys(COST),
         **cost,
         "versions": versions(),
         "commit": commit(),

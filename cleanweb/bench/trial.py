@@ -98,11 +98,9 @@ def run(trial: Trial, progress: Progress = silent) -> Result:
             # a head learns on features: a test image tells it nothing
             pipeline.fit(trial.settings, progress, accuracies if trial.settings.tune == "full" else unwatched)
         images, classes, epochs, runs = (manifest.read(folder.path, t) for t in ("images", "classes", "epochs", "runs"))
-        there = (folder.classifier / "config.json").exists()  # not where no label was worth learning
-        classifier = {
-            "test_accuracy": test.of_classifier(folder.classifier) if there else None,
-            **accuracies.told(classes["label"].tolist()),
-        }
+        classifier = accuracies.told(classes["label"].tolist())
+        if (folder.classifier / "config.json").exists():  # not where no label was worth learning
+            classifier["test_accuracy"] = test.of_classifier(folder.classifier)
     cost = {
         "seconds": float(runs["seconds"].iloc[0]) - accuracies.seconds if in_one_go else None,
         "images_per_second": _images_per_second(trial, images, epochs),
@@ -169,13 +167,12 @@ class Accuracies:
         where they are not those of the labels, since a class had only copies."""
         seen = self._seen() if classes == self.classes else self._nothing()
         train, classifier = (list(seen[stage].values()) for stage in ("train", "classifier"))
-        return {
-            "test_accuracy_mean_last_10": float(np.mean(classifier)) if classifier else None,
-            "test_epochs_seen": len(classifier),
-            "teacher_test_accuracy": train[-1] if train else None,
-            "teacher_test_accuracy_mean_last_10": float(np.mean(train)) if train else None,
-            "teacher_epochs_seen": len(train),
-        }
+        counts = {"test_epochs_seen": len(classifier), "teacher_epochs_seen": len(train)}
+        if classifier:
+            counts |= {"test_accuracy_mean_last_10": float(np.mean(classifier))}
+        if train:
+            counts |= {"teacher_test_accuracy": train[-1], "teacher_test_accuracy_mean_last_10": float(np.mean(train))}
+        return counts
 
     def _seen(self) -> dict[str, dict[str, float]]:
         """stage → epoch → test accuracy"""
