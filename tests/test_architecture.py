@@ -44,7 +44,7 @@ DATABASE = {"manifest", "readers/table", "writers/parquet"}
 TORCH_FREE = {"__init__", "__main__", "cli", "terminal", "retagging", "doctor", "summary", "report", "review",
               "review/*", "verdict", "tables", "manifest", "images", "duplicates", "runfolder", "readers", "readers/*",
               "writers", "writers/*", "bench", "bench/noise", "bench/sources", "bench/worlds", "bench/metrics",
-              "bench/record", "bench/commands"}  # fmt: skip
+              "bench/record", "bench/tables", "bench/commands"}  # fmt: skip
 PRINTS = {"cli", "terminal", "bench/commands"}  # others report through `logging` and callbacks
 
 MOST_LINES = 420

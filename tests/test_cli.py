@@ -193,7 +193,7 @@ def test_mistakes_get_words_and_a_code(
         (["--backbone", "local-dir:nowhere"], 5, "config.json"),
         (["--backbone", "cnn7", "--weights", "pretrained"], 2, "cnn7"),
         (["--device", "cuda:99"], 5, "cuda:99"),
-        (["--method", "standard", "--recipe", "paper"], 2, "standard"),
+        (["--method", "standard", "--recipe", "paper-c"], 2, "standard"),
         (["--tune", "head", "--backbone", "cnn5"], 2, "head"),
         (["--method", "jocor"], 2, "--noise-rate"),
         (["--method", "jocor", "--noise-rate", "1"], 2, "--noise-rate"),

@@ -117,6 +117,25 @@ def _complete(wanted: "Trial", names: list[str], results: Path) -> None:
         typer.echo(plain(f"{_line(record.read(file))} {'→' if name in missing else 'is already in'} {file}"))
 
 
+@app.command()
+def tables(
+    results: Annotated[Path | None, typer.Option(help="A folder of results; default: those of the package.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, as in the README.")] = False,
+) -> None:
+    """Print results as tables: our own, and the paper's with our numbers beside."""
+    with words_for_errors():
+        from cleanweb.bench import tables
+        from cleanweb.bench.record import read_all
+
+        told = tables.tables(read_all(results or tables.RECORDED))
+        if markdown or not told:
+            typer.echo(plain(tables.markdown(told)))
+            return
+        for table in told:
+            typer.echo(plain(table.title))
+            print_table(table.columns, table.rows)
+
+
 # --- words ----------------------------------------------------------------------------------------------------------
 
 

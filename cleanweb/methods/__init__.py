@@ -22,7 +22,7 @@ METHODS: dict[str, dict[str, str]] = {
         "paper-ci": "cleanweb.methods.josrc:CleanAndID",
         "paper-cio": "cleanweb.methods.josrc:WithoutConsistency",
     },
-    "standard": {"auto": "cleanweb.methods.standard:Standard"},
+    "standard": {"auto": "cleanweb.methods.standard:Standard", "paper": "cleanweb.methods.standard:Undefended"},
     "decoupling": dict.fromkeys(("auto", "paper"), "cleanweb.methods.decoupling:Decoupling"),
     "coteaching": dict.fromkeys(("auto", "paper"), "cleanweb.methods.coteaching:CoTeaching"),
     "coteaching+": dict.fromkeys(("auto", "paper"), "cleanweb.methods.coteaching:CoTeachingPlus"),

@@ -1,11 +1,13 @@
-"""Plain cross-entropy on the given labels, with label smoothing and a mean teacher: the retrained classifier's method.
+"""Plain cross-entropy on the given labels. It has no defence against noise: as a cleaner it is the baseline.
 
-It has no defence against noise: as a cleaner it is the baseline ("Standard" in the papers' tables).
+With label smoothing and a mean teacher it is how the classifier is retrained; `--recipe paper` is without either, the
+"Standard" of the papers' tables.
 """
 
 from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,3 +41,27 @@ class Standard(nn.Module):
 
     def trained(self) -> nn.Module:
         return self.teacher.ema.module
+
+
+class Undefended(nn.Module):
+    """L = CE(softmax(f(x)), label), and nothing else."""
+
+    views: ClassVar[tuple[str, ...]] = ("weak",)
+
+    def __init__(self, network: nn.Module, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
+        super().__init__()
+        self.network = network
+
+    def epoch(self, t: int, batches: Iterable[Batch]) -> Iterator[Loss]:
+        self.train()
+        for batch in batches:
+            logits, _ = self.network(batch.views[0])
+            yield Loss(F.cross_entropy(logits, batch.labels), n_clean=len(batch.labels))
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits, features = self.network.eval()(images)
+        return logits.softmax(1), features
+
+    def trained(self) -> nn.Module:
+        return self.network
