@@ -63,10 +63,10 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
     # what we hand over
     made = {
         "images": rows,
-        "classes": tables.classes_table(rows, classes),
+        "classes": tables.classes_table(rows, classes, decision.noise),
         "transition_matrix": tables.transition_table(decision.flow, classes),
         "epochs": tables.epochs_table({"train": learned.epochs, "classifier": classifier_epochs}),
-        "runs": tables.runs_table(settings, crawl.root, fingerprint, started, SCHEMA_VERSION),
+        "runs": tables.runs_table(settings, crawl.root, fingerprint, started, SCHEMA_VERSION, decision.noise),
     }
     manifest.write(folder.path, made)
     folder.finish(made["runs"].iloc[0].to_dict())

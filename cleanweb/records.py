@@ -109,4 +109,5 @@ class Decision:
     confidence: "np.ndarray"  # (n,) probability that the verdict, and its suggested label, are right
     needs_review: "np.ndarray"  # (n,) bool: the evidence is thin
     flow: "np.ndarray"  # (c + 1, c): expected number of images that show class j (last row: none) and were given k
+    noise: "np.ndarray"  # (c + 1, 3): estimated share of wrong labels, its 95 % interval; of each class, and of all
     reason: list[str] = field(default_factory=list)

@@ -19,8 +19,9 @@ def retag(path: Path | str, target: Target | None = None) -> Run:
     scored, scores, classes, rule = folder.load_scores()
     decision = verdict.decide(scores, rule, target)
     made["images"] = tables.judge(made["images"], scored, scores, decision, classes)
-    made["classes"] = tables.classes_table(made["images"], classes)
+    made["classes"] = tables.classes_table(made["images"], classes, decision.noise)
     made["transition_matrix"] = tables.transition_table(decision.flow, classes)
+    made["runs"][list(tables.NOISE)] = decision.noise[-1]
     made["runs"]["target"] = None if target is None else json.dumps(asdict(target))
     manifest.write(folder.path, made)
     return Run(folder.path, made, [])

@@ -52,7 +52,9 @@ TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("relabeled_into", "BIGINT NOT NULL", "Images given another label for which this class is suggested"),
         ("ood", "BIGINT NOT NULL", "Images given this label that belong to none of the classes"),
         ("unusable", "BIGINT NOT NULL", "Images given this label that cannot be used"),
-        ("noise_rate", "FLOAT", "Estimated share of usable images given this label whose label is wrong, in [0, 1]"),
+        ("noise_rate", "FLOAT", "Estimated share of usable pictures given this label whose label is wrong, in [0, 1]"),
+        ("noise_low", "FLOAT", "Lower end of its interval, nominally of 95 %"),
+        ("noise_high", "FLOAT", "Upper end of its interval, nominally of 95 %"),
     ),
     "transition_matrix": (
         ("true_label", "VARCHAR", "Class that images are estimated to show; NULL: none of the classes"),
@@ -81,6 +83,9 @@ TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("settings", "VARCHAR", "All settings of the run, JSON"),
         ("versions", "VARCHAR", "Versions of Python and of the libraries used, JSON"),
         ("target", "VARCHAR", "What retag was last asked for, JSON; NULL: the most probable verdicts"),
+        ("noise_rate", "DOUBLE", "Estimated share of usable pictures whose label is wrong, in [0, 1]"),
+        ("noise_low", "DOUBLE", "Lower end of its interval, nominally of 95 %"),
+        ("noise_high", "DOUBLE", "Upper end of its interval, nominally of 95 %"),
         ("seed", "BIGINT", "Seed of every random choice"),
         ("fingerprint", "VARCHAR", "Hash of the samples and their labels: the same crawl has the same"),
         ("seconds", "DOUBLE", "Time the run took, in seconds"),
@@ -99,6 +104,7 @@ _VERDICT_RULE = """CASE verdict
                           AND suggested_label IS DISTINCT FROM given_label
     ELSE final_label IS NULL AND suggested_label IS NULL END"""
 
+_NOISE = ("noise_rate", "noise_low", "noise_high")
 _SHARES = ("p_clean", "p_id", "p_ood", "confidence", "js_clean", "view_disagreement", "p_given", "p_predicted")
 
 # What no row may contradict. A comparison with NULL passes.
@@ -113,10 +119,10 @@ RULES: dict[str, tuple[str, ...]] = {
         "length(sha256) = 64",
         "length(phash) = 16",
     ),
-    "classes": (_SHARE.format("noise_rate"),),
+    "classes": tuple(_SHARE.format(name) for name in _NOISE),
     "transition_matrix": ("images >= 0", _SHARE.format("p_given")),
     "epochs": ("stage IN ('train', 'classifier')",),
-    "runs": (),
+    "runs": tuple(_SHARE.format(name) for name in _NOISE),
 }
 
 # Which rows of images `cleanweb export --only …` hands over; each is a view.

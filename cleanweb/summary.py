@@ -17,6 +17,7 @@ class Summary:
     needs_review: int
     classifier: bool  # whether there was a final label to train one on
     noise_rate: float | None  # estimated share of wrong labels among judged pictures
+    noise_interval: tuple[float, float] | None  # 95 %
     classes: list[dict[str, object]]  # rows of the classes table
     relabelings: list[dict[str, object]]  # given, suggested, images: most frequent first
     duplicates: dict[str, int]  # exact, near → copies
@@ -43,7 +44,10 @@ class Summary:
         }
         for verdict, n in self.verdicts.items():
             lines.append(f"  {verdict:<10}{n:>9,}  {n / max(total, 1):>6.1%}  {words[verdict]}")
-        rate = "" if self.noise_rate is None else f"Estimated share of wrong labels: {self.noise_rate:.1%}. "
+        rate = ""
+        if self.noise_rate is not None and self.noise_interval is not None:
+            low, high = self.noise_interval
+            rate = f"Estimated share of wrong labels: {self.noise_rate:.1%} ({low:.0%} to {high:.0%}). "
         return [*lines, f"{rate}{self.needs_review:,} verdicts are worth a second look (needs_review)."]
 
     def _class_lines(self) -> list[str]:
@@ -92,7 +96,7 @@ def summarise(folder: Path, tables: dict[str, pd.DataFrame], notes: list[str]) -
     images, classes = tables["images"], tables["classes"]
     counts = images["verdict"].value_counts()
     copies = images[images["duplicate_of"].notna()]
-    judged = images.loc[images["duplicate_of"].isna(), "p_clean"].dropna().astype(float)
+    rate, low, high = tables["runs"].iloc[0][["noise_rate", "noise_low", "noise_high"]]
     bad_file = images["status"].isin(
         ["missing", "empty", "truncated", "not_an_image", "unsupported", "too_large", "error"]
     )
@@ -103,7 +107,8 @@ def summarise(folder: Path, tables: dict[str, pd.DataFrame], notes: list[str]) -
         verdicts={v: int(counts.get(v, 0)) for v in ("clean", "relabeled", "ood", "unusable")},
         needs_review=int(images["needs_review"].astype(bool).sum()),
         classifier=bool(images["final_label"].notna().any()),
-        noise_rate=float(1 - judged.mean()) if len(judged) else None,
+        noise_rate=None if pd.isna(rate) else float(rate),
+        noise_interval=None if pd.isna(rate) else (float(low), float(high)),
         classes=classes.astype(object).where(classes.notna(), None).to_dict("records"),
         relabelings=pairs.to_dict("records"),
         duplicates={kind: int((copies["duplicate_kind"] == kind).sum()) for kind in ("exact", "near")},

@@ -22,6 +22,7 @@ from cleanweb.settings import Settings
 _JUDGED = ("verdict", "suggested_label", "final_label", "p_clean", "p_id", "p_ood", "confidence", "needs_review",
            "reason", "js_clean", "view_disagreement", "p_given", "predicted_label", "p_predicted",
            "neighbour_agreement", "neighbour_similarity")  # fmt: skip
+NOISE = ("noise_rate", "noise_low", "noise_high")
 _LEAST_EXPECTED = 0.005  # images; what is less is left out of the transition matrix
 _PROBABILITIES = ["p_clean", "p_id", "p_ood", "confidence"]
 
@@ -155,13 +156,13 @@ def _why_unusable(row: pd.Series) -> str:
     return row["error"] or f"status {row['status']}"
 
 
-def classes_table(images: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """Counts and the estimated noise rate of every class, copies counted once each as rows of the crawl."""
+def classes_table(images: pd.DataFrame, classes: Sequence[str], noise: np.ndarray) -> pd.DataFrame:
+    """Counts and the estimated noise rate of every class, copies counted once each as rows of the crawl. noise
+    (c + 1, 3) as in Decision: of pictures, copies not counted."""
     rows = []
-    for label in classes:
+    for label, (rate, low, high) in zip(classes, np.where(np.isnan(noise), None, noise), strict=False):
         own = images[images["given_label"] == label]
         verdicts = own["verdict"].value_counts()
-        wrong = 1 - own.loc[own["duplicate_of"].isna(), "p_clean"].dropna().astype(float)
         rows.append({
             "label": label,
             "images": len(own),
@@ -170,7 +171,9 @@ def classes_table(images: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
             "relabeled_into": int((images["suggested_label"] == label).sum()),
             "ood": int(verdicts.get("ood", 0)),
             "unusable": int(verdicts.get("unusable", 0)),
-            "noise_rate": float(wrong.mean()) if len(wrong) else None,
+            "noise_rate": rate,
+            "noise_low": low,
+            "noise_high": high,
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -195,9 +198,9 @@ def epochs_table(stages: dict[str, Sequence[object]]) -> pd.DataFrame:
 
 
 def runs_table(
-    settings: Settings, root: Path, fingerprint: str, started: datetime, schema_version: int
+    settings: Settings, root: Path, fingerprint: str, started: datetime, schema_version: int, noise: np.ndarray
 ) -> pd.DataFrame:
-    """One row: how this manifest was made."""
+    """One row: how this manifest was made, and what the crawl is like. noise (c + 1, 3) as in Decision."""
     finished = datetime.now(UTC)
     libraries = ("torch", "torchvision", "timm", "pandas", "pillow", "duckdb", "numpy", "scikit-learn")
     versions = {"python": platform.python_version()} | {name: version(name) for name in libraries}
@@ -211,6 +214,7 @@ def runs_table(
         "settings": json.dumps(settings.to_json(), sort_keys=True),
         "versions": json.dumps(versions),
         "target": None,
+        **dict(zip(NOISE, noise[-1], strict=True)),
         "seed": settings.seed,
         "fingerprint": fingerprint,
         "seconds": (finished - started).total_seconds(),

@@ -5,7 +5,7 @@
 
 Higher scores speak against the null. The ratio f₀/f is taken as falling in s (isotonic regression) and nothing else is
 assumed: no shape, no width, no threshold. π₀ is the largest share of the null that fits under the observed lower tail
-(Storey, 2002), so that with nothing to find nothing is found.
+(Storey, 2002), so that with nothing to find nothing is found. An observed score may count for less than one.
 """
 
 import numpy as np
@@ -14,23 +14,26 @@ from sklearn.isotonic import IsotonicRegression
 _QUANTILES = np.linspace(0.1, 0.9, 17)  # where F/F₀ is read; below, too few scores lie under it
 
 
-def null_share(observed: np.ndarray, null: np.ndarray) -> float:
-    """π₀ in [0, 1]: the least F(s)/F₀(s) over the null's quantiles. observed (n,), null (m,)."""
+def null_share(observed: np.ndarray, weight: np.ndarray, null: np.ndarray) -> float:
+    """π₀ in [0, 1]: the least F(s)/F₀(s) over the null's quantiles. observed, weight (n,), null (m,)."""
     cuts = np.quantile(null, _QUANTILES)
-    below, below_null = (np.searchsorted(np.sort(s), cuts, side="right") / len(s) for s in (observed, null))
+    below_null = np.searchsorted(np.sort(null), cuts, side="right") / len(null)
+    order = np.argsort(observed, kind="stable")
+    mass = np.concatenate([[0.0], np.cumsum(weight[order])])
+    below = mass[np.searchsorted(observed[order], cuts, side="right")] / mass[-1]
     return float(np.clip((below / below_null).min(), 0, 1))
 
 
-def density_ratio(observed: np.ndarray, null: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """f(s) / f₀(s) at scores `at`: > 0, not falling in s. observed (n,), null (m,)."""
+def density_ratio(observed: np.ndarray, weight: np.ndarray, null: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """f(s) / f₀(s) at scores `at`: > 0, not falling in s. observed, weight (n,), null (m,)."""
     scores = np.concatenate([observed, null])
     is_observed = np.concatenate([np.ones(len(observed)), np.zeros(len(null))])
-    mass = np.concatenate([np.full(len(observed), 1 / len(observed)), np.full(len(null), 1 / len(null))])
+    mass = np.concatenate([weight / weight.sum(), np.full(len(null), 1 / len(null))])
     fit = IsotonicRegression(y_min=1e-6, y_max=1 - 1e-6, out_of_bounds="clip").fit(scores, is_observed, mass)
     seen = fit.predict(at)  # f / (f + f₀)
     return seen / (1 - seen)
 
 
-def null_probability(observed: np.ndarray, null: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """P(null | s) at scores `at`: in [0, 1], not rising in s. observed (n,), null (m,)."""
-    return np.clip(null_share(observed, null) / density_ratio(observed, null, at), 0, 1)
+def null_probability(observed: np.ndarray, weight: np.ndarray, null: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """P(null | s) at scores `at`: in [0, 1], not rising in s. observed, weight (n,), null (m,)."""
+    return np.clip(null_share(observed, weight, null) / density_ratio(observed, weight, null, at), 0, 1)

@@ -16,6 +16,7 @@ The only thing that is known for sure is what labels were given. So everything i
 Takes Scores, gives a Decision. Time and memory n·c.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +28,8 @@ from cleanweb.twogroups import density_ratio, null_probability
 
 FEWEST = 10  # a class of fewer images is not judged: held out in folds, hardly one of it is left to learn from
 _SIGNIFICANT = 6.9  # nats: χ² with two degrees of freedom (temperature, weight), p = 0.001
-_WEIGHTS = np.linspace(0, 1, 11)
+_WEIGHTS = np.linspace(0, 1, 11)  # of the neighbours in the blend
+_WITNESSES = (_WEIGHTS, _WEIGHTS[:1], _WEIGHTS[-1:])  # the blend, and the model and the neighbours by themselves
 
 
 def decide(scores: Scores, rule: dict[str, float] | None = None, target: Target | None = None) -> Decision:
@@ -36,11 +38,13 @@ def decide(scores: Scores, rule: dict[str, float] | None = None, target: Target 
 
     rule: {'epsilon', 'tau'} decides as the paper prints it (`by_criteria`); None decides by the evidence.
     """
-    opinion = by_evidence(scores) if rule is None else by_criteria(scores, **rule)
+    opinions = [by_criteria(scores, **rule)] if rule else [by_evidence(scores, weights) for weights in _WITNESSES]
     if target is not None:
-        opinion.best = aimed(opinion, target)
-    _heed_people(scores, opinion)
-    return _conclude(scores, opinion)
+        opinions[0].best = aimed(opinions[0], target)
+    for opinion in opinions:
+        _heed_people(scores, opinion)
+    p_clean = [opinion.p[0] for opinion in opinions]
+    return _conclude(scores, opinions[0], noise_rates(scores.labels, scores.probs.shape[1], p_clean))
 
 
 @dataclass(slots=True)
@@ -67,22 +71,24 @@ def by_criteria(scores: Scores, epsilon: float, tau: float) -> Opinion:
     return Opinion(p, scores.probs.astype(float), best, np.zeros(n, bool))
 
 
-def by_evidence(scores: Scores) -> Opinion:
+def by_evidence(scores: Scores, weights: np.ndarray = _WEIGHTS) -> Opinion:
     """The rule of this file: calibrated belief, noise floor, two groups, strays."""
-    q, labels = belief(scores), np.maximum(scores.labels, 0)
+    q, labels = belief(scores, weights), np.maximum(scores.labels, 0)
     given = scores.labels >= 0
     own, typical = own_floor(q), typical_floor(q, given)
     share = class_share(q, np.maximum(own, typical))
     # An image that surely shows a class leaves no room for that class as a wrong label; one that shows none does. First
     # all images are taken to show one, which tells right from wrong well enough to see which do not.
     floor = np.maximum(own * (1 - share), typical)
-    right = given & (label_right(q, floor, labels) > 0.5)
-    wrong = given & ~right
+    likely = label_right(q, floor, labels)
+    right, wrong = given & (likely > 0.5), given & (likely <= 0.5)
     p_class, p_stray = np.ones(len(q)), np.zeros(len(q))
     if right.any() and wrong.any():
         entropy = -(q * np.log2(np.maximum(q, 1e-12))).sum(1)
-        p_class = null_probability(entropy[wrong], entropy[right], at=entropy)
-        p_stray[right] = stray_probability(q, floor, entropy, wrong, right, p_class)
+        groups = entropy[wrong], 1 - likely[wrong], entropy[right]  # some of the wrong may be right: count that much
+        p_class = null_probability(*groups, at=entropy)
+        per_right = (1 - likely[wrong]).sum() / right.sum() * density_ratio(*groups, at=entropy[right])
+        p_stray[right] = stray_probability(q[right], floor[right], per_right * (1 - p_class[right]))
     p_clean = label_right(q, np.maximum(own * (1 - share * p_class[:, None]), typical), labels)
     p_id, p_ood = (1 - p_clean) * p_class, (1 - p_clean) * (1 - p_class)
     excess = np.maximum(p_clean - (1 - p_stray), 0)
@@ -129,8 +135,11 @@ def _heed_people(scores: Scores, opinion: Opinion) -> None:
     opinion.share[of_a_class] = np.eye(opinion.share.shape[1])[scores.verified[of_a_class]]
 
 
-def belief(scores: Scores) -> np.ndarray:
-    """Calibrated class probabilities of every sample, blended from model and neighbours: (n, c), rows sum to 1."""
+def belief(scores: Scores, weights: np.ndarray = _WEIGHTS) -> np.ndarray:
+    """Calibrated class probabilities of every sample, blended from model and neighbours: (n, c), rows sum to 1.
+
+    weights: which weights of the neighbours to choose from.
+    """
     labels, (n, c) = scores.labels, scores.probs.shape
     given = labels >= 0
     prior = np.bincount(labels[given], minlength=c) / max(given.sum(), 1)
@@ -143,7 +152,7 @@ def belief(scores: Scores) -> np.ndarray:
     best = (np.inf, votes)
     for temperature in TEMPERATURES:
         heated = warmed(scores.probs, temperature)
-        for weight in _WEIGHTS:
+        for weight in weights:
             blend = (1 - weight) * heated + weight * votes
             best = min(best, (surprise(blend[rows], labels[rows]), blend), key=lambda b: b[0])
     return best[1]
@@ -177,22 +186,39 @@ def vote(neighbours: np.ndarray, similarity: np.ndarray, classes: np.ndarray) ->
     return np.where(total > 0, votes / np.maximum(total, 1e-12), 1 / c)
 
 
-def stray_probability(
-    q: np.ndarray, floor: np.ndarray, entropy: np.ndarray, wrong: np.ndarray, right: np.ndarray, p_class: np.ndarray
-) -> np.ndarray:
-    """P(the image belongs to no class | its label passes for right): (m,) for the m samples that `right` marks.
+def stray_probability(q: np.ndarray, floor: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """P(the image belongs to no class | its label passes for right): (n,).
 
-    An image of no class is given any label, so a share of its kind passes: that of the classes which would pass for it.
-    How many images of its kind there are is known from those whose label did not.
+    q, floor (n, c). found (n,): for one image like it with a passing label, how many of no class were found, since their
+    label did not pass. An image of no class is given any label, so of its kind those pass whose label is one of the
+    classes that would.
     """
     c = q.shape[1]
-    passing = (1 - floor / np.maximum(q, 1e-12) > 0.5).mean(1).clip(1 / c, 1 - 1 / c)[right]
-    ratio = density_ratio(entropy[wrong], entropy[right], at=entropy[right])  # of wrong to right at that entropy
-    strays = wrong.sum() / right.sum() * ratio * (1 - p_class[right]) * passing / (1 - passing)
-    return np.clip(strays, 0, 1)
+    passing = (1 - floor / np.maximum(q, 1e-12) > 0.5).mean(1).clip(1 / c, 1 - 1 / c)
+    return np.clip(found * passing / (1 - passing), 0, 1)
 
 
-def _conclude(scores: Scores, opinion: Opinion) -> Decision:
+def noise_rates(labels: np.ndarray, n_classes: int, p_clean: Sequence[np.ndarray]) -> np.ndarray:
+    """Estimated share of wrong labels, and a 95 % interval around it: (c + 1, 3) for every class and for all samples;
+    NaN where there is no sample. labels (n,), p_clean (n,) of every witness, of which the first gives the estimate.
+
+    The interval reaches over what each of the witnesses says, and 1.96 standard errors further: doubt in whom to
+    believe, and chance in which labels are wrong. It is too high where the model has learned too little: what nobody
+    can recognise is taken for noise (bench/EXPERIMENTS.md says how often it holds the truth).
+    """
+    rates = []
+    for k in [*range(n_classes), None]:
+        own = labels >= 0 if k is None else labels == k
+        if not own.any():
+            rates.append([np.nan] * 3)
+            continue
+        means = [1 - p[own].mean() for p in p_clean]
+        error = 1.96 * np.sqrt((p_clean[0][own] * (1 - p_clean[0][own])).sum()) / own.sum()
+        rates.append([means[0], max(0.0, min(means) - error), min(1.0, max(means) + error)])
+    return np.array(rates)
+
+
+def _conclude(scores: Scores, opinion: Opinion, noise: np.ndarray) -> Decision:
     labels, p, best = scores.labels, opinion.p, opinion.best
     rows = np.arange(len(labels))
     others = opinion.share.copy()
@@ -212,6 +238,7 @@ def _conclude(scores: Scores, opinion: Opinion) -> Decision:
         confidence=confidence,
         needs_review=opinion.unjudged | (confidence < 0.75),  # less than three to one
         flow=flow,
+        noise=noise,
         reason=list(np.where(scores.verified == UNVERIFIED, reason, "verified by a person")),
     )
 

