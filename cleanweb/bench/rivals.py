@@ -155,6 +155,7 @@ def _decision(
         confidence=probs[rows, named],
         needs_review=np.zeros(len(labels), bool),
         flow=np.zeros((probs.shape[1] + 1, probs.shape[1])),
+        noise=np.full((probs.shape[1] + 1, 3), np.nan),
         reason=[""] * len(labels),
     )
 
