@@ -16,7 +16,6 @@ The only thing that is known for sure is what labels were given. So everything i
 Takes Scores, gives a Decision. Time and memory n·c.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +28,7 @@ from cleanweb.twogroups import density_ratio, null_probability
 FEWEST = 10  # a class of fewer images is not judged: held out in folds, hardly one of it is left to learn from
 _SIGNIFICANT = 6.9  # nats: χ² with two degrees of freedom (temperature, weight), p = 0.001
 _WEIGHTS = np.linspace(0, 1, 11)  # of the neighbours in the blend
-_WITNESSES = (_WEIGHTS, _WEIGHTS[:1], _WEIGHTS[-1:])  # the blend, and the model and the neighbours by themselves
+_SURE = 0.9  # labels this likely wrong are the lower end of a noise rate, those not this likely right the upper
 
 
 def decide(scores: Scores, rule: dict[str, float] | None = None, target: Target | None = None) -> Decision:
@@ -38,13 +37,11 @@ def decide(scores: Scores, rule: dict[str, float] | None = None, target: Target 
 
     rule: {'epsilon', 'tau'} decides as the paper prints it (`by_criteria`); None decides by the evidence.
     """
-    opinions = [by_criteria(scores, **rule)] if rule else [by_evidence(scores, weights) for weights in _WITNESSES]
+    opinion = by_evidence(scores) if rule is None else by_criteria(scores, **rule)
     if target is not None:
-        opinions[0].best = aimed(opinions[0], target)
-    for opinion in opinions:
-        _heed_people(scores, opinion)
-    p_clean = [opinion.p[0] for opinion in opinions]
-    return _conclude(scores, opinions[0], noise_rates(scores.labels, scores.probs.shape[1], p_clean))
+        opinion.best = aimed(opinion, target)
+    _heed_people(scores, opinion)
+    return _conclude(scores, opinion)
 
 
 @dataclass(slots=True)
@@ -71,9 +68,9 @@ def by_criteria(scores: Scores, epsilon: float, tau: float) -> Opinion:
     return Opinion(p, scores.probs.astype(float), best, np.zeros(n, bool))
 
 
-def by_evidence(scores: Scores, weights: np.ndarray = _WEIGHTS) -> Opinion:
+def by_evidence(scores: Scores) -> Opinion:
     """The rule of this file: calibrated belief, noise floor, two groups, strays."""
-    q, labels = belief(scores, weights), np.maximum(scores.labels, 0)
+    q, labels = belief(scores), np.maximum(scores.labels, 0)
     given = scores.labels >= 0
     own, typical = own_floor(q), typical_floor(q, given)
     share = class_share(q, np.maximum(own, typical))
@@ -135,11 +132,8 @@ def _heed_people(scores: Scores, opinion: Opinion) -> None:
     opinion.share[of_a_class] = np.eye(opinion.share.shape[1])[scores.verified[of_a_class]]
 
 
-def belief(scores: Scores, weights: np.ndarray = _WEIGHTS) -> np.ndarray:
-    """Calibrated class probabilities of every sample, blended from model and neighbours: (n, c), rows sum to 1.
-
-    weights: which weights of the neighbours to choose from.
-    """
+def belief(scores: Scores) -> np.ndarray:
+    """Calibrated class probabilities of every sample, blended from model and neighbours: (n, c), rows sum to 1."""
     labels, (n, c) = scores.labels, scores.probs.shape
     given = labels >= 0
     prior = np.bincount(labels[given], minlength=c) / max(given.sum(), 1)
@@ -152,7 +146,7 @@ def belief(scores: Scores, weights: np.ndarray = _WEIGHTS) -> np.ndarray:
     best = (np.inf, votes)
     for temperature in TEMPERATURES:
         heated = warmed(scores.probs, temperature)
-        for weight in weights:
+        for weight in _WEIGHTS:
             blend = (1 - weight) * heated + weight * votes
             best = min(best, (surprise(blend[rows], labels[rows]), blend), key=lambda b: b[0])
     return best[1]
@@ -189,8 +183,8 @@ def vote(neighbours: np.ndarray, similarity: np.ndarray, classes: np.ndarray) ->
 def stray_probability(q: np.ndarray, floor: np.ndarray, found: np.ndarray) -> np.ndarray:
     """P(the image belongs to no class | its label passes for right): (n,).
 
-    q, floor (n, c). found (n,): for one image like it with a passing label, how many of no class were found, since their
-    label did not pass. An image of no class is given any label, so of its kind those pass whose label is one of the
+    q, floor (n, c). found (n,): for one image like it with a passing label, how many of no class were found because
+    theirs did not pass. An image of no class is given any label, so of its kind those pass whose label is one of the
     classes that would.
     """
     c = q.shape[1]
@@ -198,27 +192,27 @@ def stray_probability(q: np.ndarray, floor: np.ndarray, found: np.ndarray) -> np
     return np.clip(found * passing / (1 - passing), 0, 1)
 
 
-def noise_rates(labels: np.ndarray, n_classes: int, p_clean: Sequence[np.ndarray]) -> np.ndarray:
-    """Estimated share of wrong labels, and a 95 % interval around it: (c + 1, 3) for every class and for all samples;
-    NaN where there is no sample. labels (n,), p_clean (n,) of every witness, of which the first gives the estimate.
+def noise_rates(labels: np.ndarray, n_classes: int, p_clean: np.ndarray) -> np.ndarray:
+    """Estimated share of wrong labels, and an interval around it: (c + 1, 3) for every class and for all samples; NaN
+    where there is no sample. labels, p_clean (n,).
 
-    The interval reaches over what each of the witnesses says, and 1.96 standard errors further: doubt in whom to
-    believe, and chance in which labels are wrong. It is too high where the model has learned too little: what nobody
-    can recognise is taken for noise (bench/EXPERIMENTS.md says how often it holds the truth).
+    What nobody can recognise is taken for noise, so that a model that has learned too little makes the estimate too
+    high. The interval allows for that: from the labels that are surely wrong to those that are not surely right, and
+    1.96 standard errors further. How often it holds the truth is in bench/EXPERIMENTS.md.
     """
     rates = []
     for k in [*range(n_classes), None]:
-        own = labels >= 0 if k is None else labels == k
-        if not own.any():
+        wrong = 1 - p_clean[labels >= 0 if k is None else labels == k]
+        if not len(wrong):
             rates.append([np.nan] * 3)
             continue
-        means = [1 - p[own].mean() for p in p_clean]
-        error = 1.96 * np.sqrt((p_clean[0][own] * (1 - p_clean[0][own])).sum()) / own.sum()
-        rates.append([means[0], max(0.0, min(means) - error), min(1.0, max(means) + error)])
+        error = 1.96 * np.sqrt((wrong * (1 - wrong)).sum()) / len(wrong)
+        low, high = (wrong >= _SURE).mean() - error, (wrong > 1 - _SURE).mean() + error
+        rates.append([wrong.mean(), max(0.0, low), min(1.0, high)])
     return np.array(rates)
 
 
-def _conclude(scores: Scores, opinion: Opinion, noise: np.ndarray) -> Decision:
+def _conclude(scores: Scores, opinion: Opinion) -> Decision:
     labels, p, best = scores.labels, opinion.p, opinion.best
     rows = np.arange(len(labels))
     others = opinion.share.copy()
@@ -238,7 +232,7 @@ def _conclude(scores: Scores, opinion: Opinion, noise: np.ndarray) -> Decision:
         confidence=confidence,
         needs_review=opinion.unjudged | (confidence < 0.75),  # less than three to one
         flow=flow,
-        noise=noise,
+        noise=noise_rates(labels, opinion.share.shape[1], p[0]),
         reason=list(np.where(scores.verified == UNVERIFIED, reason, "verified by a person")),
     )
 

@@ -365,12 +365,12 @@ def test_the_flow_finds_who_was_flipped_to_whom():
 
 @pytest.mark.parametrize(("flips", "ood"), [(0.1, 0.0), (0.2, 0.2), (0.4, 0.1)])
 @pytest.mark.parametrize("seed", range(2))
-def test_the_interval_of_the_noise_rate_is_near_the_truth(flips: float, ood: float, seed: int):
+def test_the_interval_of_the_noise_rate_holds_the_truth(flips: float, ood: float, seed: int):
     scores, _, true_kind = crawl(seed, 5, flips, ood)
     rate, low, high = decide(scores).noise[-1]
     assert low <= rate <= high
-    assert low - 0.04 <= (true_kind != 0).mean() <= high + 0.04
-    assert high - low < 0.2
+    assert low <= (true_kind != 0).mean() <= high
+    assert high - low < 0.4
 
 
 @given(scores=anything())
