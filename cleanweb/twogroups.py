@@ -5,7 +5,8 @@
 
 Higher scores speak against the null. The ratio f₀/f is taken as falling in s (isotonic regression) and nothing else is
 assumed: no shape, no width, no threshold. π₀ is the largest share of the null that fits under the observed lower tail
-(Storey, 2002), so that with nothing to find nothing is found. An observed score may count for less than one.
+(Storey, 2002), so that with nothing to find nothing is found; one score more is counted there than was seen, lest few
+scores leave nothing to the null by chance. An observed score may count for less than one.
 """
 
 import numpy as np
@@ -20,7 +21,7 @@ def null_share(observed: np.ndarray, weight: np.ndarray, null: np.ndarray) -> fl
     below_null = np.searchsorted(np.sort(null), cuts, side="right") / len(null)
     order = np.argsort(observed, kind="stable")
     mass = np.concatenate([[0.0], np.cumsum(weight[order])])
-    below = mass[np.searchsorted(observed[order], cuts, side="right")] / mass[-1]
+    below = (mass[np.searchsorted(observed[order], cuts, side="right")] + 1) / mass[-1]
     return float(np.clip((below / below_null).min(), 0, 1))
 
 
