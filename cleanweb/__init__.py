@@ -36,12 +36,19 @@ def fit(
     return pipeline.fit(Settings(source=Path(source), labels=table, out=Path(out), **settings))
 
 
-def retag(run: Path | str = "cleanweb-run", min_precision: float | None = None, keep: float | None = None) -> "Run":
+def retag(
+    run: Path | str = "cleanweb-run",
+    min_precision: float | None = None,
+    keep: float | None = None,
+    trusted: Path | str | None = None,
+) -> "Run":
     """Decide again from the stored scores of a run: the most probable verdicts, or, as clean, as many images as leave
-    the share `min_precision` of them right, or the share `keep` of them. Raises RunError where there are no scores."""
+    the share `min_precision` of them right, or the share `keep` of them. trusted: a table of labels verified since.
+    Raises RunError where there are no scores."""
     from cleanweb import retagging
 
-    return retagging.retag(run, retagging.target(min_precision, keep))
+    table = None if trusted is None else Path(trusted)
+    return retagging.retag(run, retagging.target(min_precision, keep), table)
 
 
 def load_classifier(folder: Path | str) -> "tuple[nn.Module, list[str]]":

@@ -113,6 +113,7 @@ def retag(
         float | None, typer.Option(help="Keep as clean as many as leave this share of them right, as 0.95.")
     ] = None,
     keep: Annotated[float | None, typer.Option(help="Keep this share of the images as clean, as 0.8.")] = None,
+    trusted: Annotated[Path | None, typer.Option(help="Table of labels verified since, as in fit.")] = None,
     run: RunOption = Path(DEFAULT_RUN),
     as_json: JsonOption = False,
     quiet: Quiet = False,
@@ -121,7 +122,7 @@ def retag(
     with words_for_errors():
         from cleanweb import retagging, summary
 
-        done = retagging.retag(run, retagging.target(min_precision, keep))
+        done = retagging.retag(run, retagging.target(min_precision, keep), trusted)
         digest = summary.summarise(done.folder, done.tables, done.notes)
     _print_summary(digest, as_json, quiet)
 

@@ -1,6 +1,6 @@
 """The whole story: read the crawl, inspect every file, learn, score, decide, retrain, write it down."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -11,10 +11,11 @@ from cleanweb.errors import CrawlError
 from cleanweb.methods import Watch, unwatched
 from cleanweb.network import save_classifier
 from cleanweb.pixelcache import PixelCache
-from cleanweb.records import NO_CLASS, UNVERIFIED, ImageFacts, Progress, Sample, Status, silent
+from cleanweb.records import UNVERIFIED, ImageFacts, Progress, Sample, Status, silent
 from cleanweb.runfolder import Run, RunFolder
 from cleanweb.schema import SCHEMA_VERSION
 from cleanweb.settings import Settings
+from cleanweb.trusted import read_trusted, trusted_classes
 
 
 def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatched) -> Run:
@@ -25,7 +26,7 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
     folder = RunFolder(settings.out)
     folder.refuse_finished(settings.fresh)
     crawl = readers.read(settings.source, settings.labels, settings.path_column, settings.label_column)
-    people = {} if settings.trusted is None else readers.read_verified(settings.trusted, crawl)
+    people = {} if settings.trusted is None else read_trusted(settings.trusted, crawl.samples, crawl.root)
     folder.refuse_inside(crawl.root)
     device = machine.choose_device(settings.device)
     backbone, pixels = plan.network(settings, device)
@@ -39,7 +40,7 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
     classes, labels = encode([crawl.samples[i].given_label for i in scored])
 
     # what the labels teach, and what the model then believes of every image
-    verified = verified_classes(people, copies.kept, scored, classes)
+    verified = trusted_classes(people, copies.kept, scored, classes)
     taught = np.where(verified == UNVERIFIED, labels, verified)  # of no class: teaches nothing
     task = tune.Task(lambda at, side: cache.load(scored[at], side), taught, len(classes), backbone, pixels, device,
                      settings.seed, folder.path, progress, watch)  # fmt: skip
@@ -107,13 +108,3 @@ def encode(labels: Sequence[str | None], classes: list[str] | None = None) -> tu
         raise CrawlError(f"There are {len(classes)} classes among the readable images: at least two are needed.")
     place = {label: i for i, label in enumerate(classes)}
     return classes, np.array([-1 if label is None else place[label] for label in labels], np.int64)
-
-
-def verified_classes(
-    people: Mapping[int, str | None], kept: np.ndarray, scored: np.ndarray, classes: list[str]
-) -> np.ndarray:
-    """What people have verified of the scored samples, as in Scores.verified: (m,) int64. What was said of a copy holds
-    for its picture."""
-    place: dict[str | None, int] = {label: i for i, label in enumerate(classes)}
-    seen = {int(kept[i]): place.get(label, NO_CLASS) for i, label in people.items()}
-    return np.array([seen.get(int(i), UNVERIFIED) for i in scored], np.int64)

@@ -1,22 +1,32 @@
 """Decide again from stored scores, in seconds and without torch; the model and its classifier stay as they are."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+
+import numpy as np
+import pandas as pd
 
 from cleanweb import manifest, tables, verdict
 from cleanweb.errors import UsageError
-from cleanweb.records import Target
+from cleanweb.records import UNVERIFIED, Sample, Scores, Target
 from cleanweb.runfolder import Run, RunFolder
 from cleanweb.schema import TABLES
+from cleanweb.trusted import read_trusted, trusted_classes
 
 
-def retag(path: Path | str, target: Target | None = None) -> Run:
-    """Rewrite the manifest of a finished run with today's decision rule, or as a target asks. Raises RunError where
-    there is no run."""
+def retag(path: Path | str, target: Target | None = None, verified: Path | None = None) -> Run:
+    """Rewrite the manifest of a finished run with today's decision rule, or as a target asks.
+
+    verified: a table of labels that people have verified since; what they verified before still holds. Raises RunError
+    where there is no run, UsageError where the table does not fit the crawl.
+    """
     folder = RunFolder(path)
     made = {name: manifest.read(folder.path, name) for name in TABLES}
     scored, scores, classes, rule = folder.load_scores()
+    if verified is not None:
+        scores = _heed(verified, made, scored, scores, classes)
+        folder.save_scores(scored, scores, classes, rule)
     decision = verdict.decide(scores, rule, target)
     made["images"] = tables.judge(made["images"], scored, scores, decision, classes)
     made["classes"] = tables.classes_table(made["images"], classes, decision.noise)
@@ -37,3 +47,15 @@ def target(min_precision: float | None, keep: float | None) -> Target | None:
         if share is not None and not 0 < share <= 1:
             raise UsageError(f"--{option} is a share, above 0 and up to 1, not {share}.")
     return Target(min_precision, keep)
+
+
+def _heed(table: Path, made: dict[str, pd.DataFrame], scored: np.ndarray, scores: Scores, classes: list[str]) -> Scores:
+    """The scores with what people verified, of copies too."""
+    images = made["images"].astype(object).where(made["images"].notna(), None)
+    samples = [Sample(i, p, f or "", None, g) for i, p, f, g in
+               images[["sample_id", "path", "file", "given_label"]].itertuples(index=False)]  # fmt: skip
+    row_of = {sample.sample_id: row for row, sample in enumerate(samples)}
+    kept = np.array([row if of is None else row_of[of] for row, of in enumerate(images["duplicate_of"])])
+    people = read_trusted(table, samples, Path(made["runs"]["root"].iloc[0]))
+    new = trusted_classes(people, kept, scored, classes)
+    return replace(scores, verified=np.where(new == UNVERIFIED, scores.verified, new))

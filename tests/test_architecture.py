@@ -22,8 +22,8 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("ways to learn", {"tune", "plan"}),
     ("frozen features", {"features"}),
     ("what is shown", {"summary", "report", "review", "review/*", "views"}),
-    ("stages", {"readers/*", "images", "duplicates", "methods/*", "train", "score", "verdict", "tables", "manifest",
-                "writers/*"}),
+    ("stages", {"readers/*", "images", "duplicates", "methods/*", "train", "score", "verdict", "tables", "trusted",
+                "manifest", "writers/*"}),
     ("what a shelf has in common", {"readers", "methods", "writers", "bench"}),
     ("built with tools", {"network", "runfolder", "terminal"}),
     ("tools", {"settings", "machine", "divergence", "neighbours", "labelnoise", "calibration", "smallloss", "twogroups",
@@ -42,9 +42,9 @@ TENSORS = {"methods", "methods/*", "divergence", "neighbours", "network", "small
 DATABASE = {"manifest", "readers/table", "writers/parquet"}
 # What `--help`, `export`, `sql`, `retag`, `doctor` and `review` load: no module-level import leads from here to torch.
 TORCH_FREE = {"__init__", "__main__", "cli", "terminal", "retagging", "doctor", "summary", "report", "review",
-              "review/*", "verdict", "tables", "manifest", "images", "duplicates", "runfolder", "readers", "readers/*",
-              "writers", "writers/*", "bench", "bench/noise", "bench/sources", "bench/worlds", "bench/metrics",
-              "bench/record", "bench/tables", "bench/commands"}  # fmt: skip
+              "review/*", "verdict", "tables", "trusted", "manifest", "images", "duplicates", "runfolder", "readers",
+              "readers/*", "writers", "writers/*", "bench", "bench/noise", "bench/sources", "bench/worlds",
+              "bench/metrics", "bench/record", "bench/tables", "bench/commands"}  # fmt: skip
 PRINTS = {"cli", "terminal", "bench/commands"}  # others report through `logging` and callbacks
 
 MOST_LINES = 420

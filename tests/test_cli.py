@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,21 @@ def test_retag_takes_a_target_and_goes_back(run: Path) -> None:
     assert json.loads(json.loads(out)["target"])["keep"] == 0.5
     assert cleanweb("retag", "--run", run, "--quiet")[0] == 0
     assert cleanweb(*ask) == before
+
+
+def test_retag_heeds_people_and_remembers_them(run: Path, tmp_path: Path) -> None:
+    own = tmp_path / "run"
+    shutil.copytree(run, own)
+    table = tmp_path / "seen.csv"
+    table.write_text("path,label\nred/02.png,blue\nred/copy of 00.png,\n", encoding="utf-8")
+    assert cleanweb("retag", "--trusted", table, "--run", own, "--quiet")[0] == 0
+    assert cleanweb("retag", "--run", own, "--quiet")[0] == 0  # what people said still holds
+    ask = "SELECT path, verdict, final_label FROM images WHERE path IN ('red/00.png', 'red/02.png') ORDER BY path"
+    _, out, _ = cleanweb("sql", ask, "--run", own, "-f", "csv")
+    assert out.splitlines()[1:] == ["red/00.png,ood,", "red/02.png,relabeled,blue"]
+    table.write_text("path,label\nnowhere.png,blue\n", encoding="utf-8")
+    code, _, err = cleanweb("retag", "--trusted", table, "--run", own)
+    assert (code, "nowhere.png" in err) == (2, True)
 
 
 @pytest.mark.parametrize("words", [("--keep", 1.5), ("--min-precision", 0), ("--keep", 0.5, "--min-precision", 0.9)])

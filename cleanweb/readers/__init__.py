@@ -57,29 +57,6 @@ def read(
     )
 
 
-def read_verified(table: Path, crawl: Crawl) -> dict[int, str | None]:
-    """What a person has verified, from a table of paths and labels: sample index → label, None where the image belongs
-    to none of the classes (an empty label). Raises UsageError where the table and the crawl do not fit together."""
-    table = absolute(table)
-    if not table.is_file():
-        raise CrawlError(f"Nothing found at {table}: looked for the verified labels there. Check the spelling.")
-    rows = import_module(READERS["table"]).listed(table, crawl.root)
-    index = {sample.path: i for i, sample in reversed([*enumerate(crawl.samples)])}
-    unknown = [row.path for row in rows if row.path not in index]
-    if unknown:
-        raise UsageError(f"{table} names {len(unknown)} of {len(rows)} paths that the crawl does not, as {unknown[0]}.")
-    label_of = {row.path: row.given_label for row in rows}
-    again = [row.path for row in rows if row.given_label != label_of[row.path]]
-    if again:
-        raise UsageError(f"{table} gives two labels to {again[0]}.")
-    known = {sample.given_label for sample in crawl.samples}
-    strange = sorted({row.given_label for row in rows if row.given_label is not None} - known)
-    if strange:
-        raise UsageError(f"{table} has the label {strange[0]!r}, which is none of the crawl's. An empty label says "
-                         "that an image belongs to none of the classes.")  # fmt: skip
-    return {index[path]: label for path, label in label_of.items()}
-
-
 def contents(samples: list[Sample]) -> Iterator[tuple[int, Path | bytes]]:
     """The index of every sample that can be opened, with its file, or its bytes where Parquet embeds them.
 
