@@ -177,6 +177,22 @@ def sql(
 
 
 @app.command()
+def report(
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to; never overwritten. Default: report.html"
+                                                " in the run folder, which is replaced.")] = None,
+    run: RunOption = Path(DEFAULT_RUN),
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Write the report: one HTML file with charts and pictures that opens from disk. fit and retag write it too."""
+    with words_for_errors():
+        from cleanweb import report
+
+        written = report.write(run, out)
+    facts = {"report": str(written), "bytes": written.stat().st_size}
+    typer.echo(json.dumps(facts) if as_json else plain(str(written)))
+
+
+@app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Images, or folders of images.")],
     run: RunOption = Path(DEFAULT_RUN),

@@ -62,6 +62,16 @@ def inspect_one(content: Path | bytes, name: str = "") -> tuple[ImageFacts, Imag
             return replace(facts, status=status, error=words), None
 
 
+def thumbnail(content: bytes, side_px: int) -> Image.Image:
+    """A small copy, upright, RGB, its longest side at most `side_px`. Raises where the bytes are no readable image."""
+    _check_bytes(len(content))
+    opened = _open(content)
+    opened.draft(None, (side_px, side_px))  # a JPEG need not be decoded in full
+    picture = _decode(opened)
+    picture.thumbnail((side_px, side_px))
+    return picture
+
+
 def _hashes(picture: Image.Image) -> dict[str, object]:
     """The facts that are read off the pixels."""
     pixels = hashlib.blake2b(f"{picture.width}x{picture.height}:".encode(), digest_size=16)

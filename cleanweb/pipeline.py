@@ -12,6 +12,7 @@ from cleanweb.methods import Watch, unwatched
 from cleanweb.network import save_classifier
 from cleanweb.pixelcache import PixelCache
 from cleanweb.records import UNVERIFIED, ImageFacts, Progress, Sample, Status, silent
+from cleanweb.report import write_if_possible
 from cleanweb.runfolder import Run, RunFolder
 from cleanweb.schema import SCHEMA_VERSION
 from cleanweb.settings import Settings
@@ -71,7 +72,7 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
     }
     manifest.write(folder.path, made)
     folder.finish(made["runs"].iloc[0].to_dict())
-    return Run(folder.path, made, [*crawl.notes, *training.words])
+    return Run(folder.path, made, [*crawl.notes, *training.words, *write_if_possible(folder.path)])
 
 
 def inspect(

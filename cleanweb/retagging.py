@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cleanweb import manifest, tables, verdict
+from cleanweb import manifest, report, tables, verdict
 from cleanweb.errors import UsageError
 from cleanweb.records import UNVERIFIED, Sample, Scores, Target
 from cleanweb.runfolder import Run, RunFolder
@@ -16,7 +16,7 @@ from cleanweb.trusted import read_trusted, trusted_classes
 
 
 def retag(path: Path | str, target: Target | None = None, verified: Path | None = None) -> Run:
-    """Rewrite the manifest of a finished run with today's decision rule, or as a target asks.
+    """Rewrite the manifest and the report of a finished run with today's decision rule, or as a target asks.
 
     verified: a table of labels that people have verified since; what they verified before still holds. Raises RunError
     where there is no run, UsageError where the table does not fit the crawl.
@@ -34,7 +34,7 @@ def retag(path: Path | str, target: Target | None = None, verified: Path | None 
     made["runs"][list(tables.NOISE)] = decision.noise[-1]
     made["runs"]["target"] = None if target is None else json.dumps(asdict(target))
     manifest.write(folder.path, made)
-    return Run(folder.path, made, [])
+    return Run(folder.path, made, report.write_if_possible(folder.path))
 
 
 def target(min_precision: float | None, keep: float | None) -> Target | None:

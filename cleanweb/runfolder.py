@@ -38,6 +38,7 @@ class RunFolder:
         self.checkpoint = self.path / "checkpoint"
         self.cache = self.path / "cache"
         self.record = self.path / "run.json"
+        self.report = self.path / "report.html"
 
     def refuse_finished(self, fresh: bool) -> None:
         """Raises RunError where a finished run would be overwritten, or the folder holds something else."""
@@ -114,5 +115,5 @@ class RunFolder:
         """Remove what a run writes, and nothing else a user may keep there."""
         for folder in (self.checkpoint, self.cache, self.classifier):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.scores, self.record, *self.path.glob("manifest.*")):
+        for file in (self.scores, self.record, self.report, *self.path.glob("manifest.*")):
             file.unlink(missing_ok=True)

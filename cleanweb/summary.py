@@ -84,6 +84,7 @@ class Summary:
             "",
             f"Manifest    {run / 'manifest.duckdb'} (also .csv, .parquet)",
             f"Classifier  {run / 'classifier'}" if self.classifier else "Classifier  none: no image has a final label",
+            *([f"Report      {run / 'report.html'}"] if (run / "report.html").exists() else []),
             "Next",
             f"  cleanweb export --only clean{option}",
             f'  cleanweb sql "SELECT path, given_label, suggested_label, confidence FROM relabeled LIMIT 20"{option}',

@@ -22,12 +22,13 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("ways to learn", {"tune", "plan"}),
     ("frozen features", {"features"}),
     ("what is shown", {"summary", "report", "review", "review/*", "views"}),
+    ("what a report is made of", {"thumbnails"}),
     ("stages", {"readers/*", "images", "duplicates", "methods/*", "train", "score", "verdict", "tables", "trusted",
                 "manifest", "writers/*"}),
     ("what a shelf has in common", {"readers", "methods", "writers", "bench"}),
     ("built with tools", {"network", "runfolder", "terminal"}),
     ("tools", {"settings", "machine", "divergence", "neighbours", "labelnoise", "calibration", "smallloss", "twogroups",
-               "distributed", "workers", "pixelcache", "signatures", "texttable"}),
+               "distributed", "workers", "pixelcache", "signatures", "texttable", "charts"}),
     ("ground", {"records", "errors", "schema"}),
 ]  # fmt: skip
 ROOMS = {"review", "bench"}  # folders of one idea: their files may import each other
@@ -41,10 +42,10 @@ TENSORS = {"methods", "methods/*", "divergence", "neighbours", "network", "small
            "bench/rivals"}  # fmt: skip
 DATABASE = {"manifest", "readers/table", "writers/parquet"}
 # What `--help`, `export`, `sql`, `retag`, `doctor` and `review` load: no module-level import leads from here to torch.
-TORCH_FREE = {"__init__", "__main__", "cli", "terminal", "retagging", "doctor", "summary", "report", "review",
-              "review/*", "verdict", "tables", "trusted", "manifest", "images", "duplicates", "runfolder", "readers",
-              "readers/*", "writers", "writers/*", "bench", "bench/noise", "bench/sources", "bench/worlds",
-              "bench/metrics", "bench/record", "bench/tables", "bench/commands"}  # fmt: skip
+TORCH_FREE = {"__init__", "__main__", "cli", "terminal", "retagging", "doctor", "summary", "report", "thumbnails",
+              "charts", "review", "review/*", "verdict", "tables", "trusted", "manifest", "images", "duplicates",
+              "runfolder", "readers", "readers/*", "writers", "writers/*", "bench", "bench/noise", "bench/sources",
+              "bench/worlds", "bench/metrics", "bench/record", "bench/tables", "bench/commands"}  # fmt: skip
 PRINTS = {"cli", "terminal", "bench/commands"}  # others report through `logging` and callbacks
 
 MOST_LINES = 420

@@ -1,0 +1,208 @@
+"""The report: one HTML file that holds everything it shows, and opens from disk without a network.
+
+Takes a finished run, from its manifest alone; gives `report.html`. Never decides, never writes into the crawl. All
+text that comes from a crawl is hostile: the template escapes it, and what is long is cut. Lists are cut too, so that
+the file stays at a few MB whatever the crawl's size. Time: about 2 s for its at most 336 pictures, and that of reading
+the manifest.
+"""
+
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING
+
+import jinja2
+
+from cleanweb import charts, manifest, thumbnails
+from cleanweb.errors import MachineError, UsageError
+from cleanweb.runfolder import RunFolder
+from cleanweb.schema import TABLES
+from cleanweb.thumbnails import Sheet
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+VERDICTS = {
+    "clean": "the given label fits",
+    "relabeled": "another class is suggested",
+    "ood": "none of the classes",
+    "unusable": "no readable image, or no label",
+}
+IN_MATRIX, IN_TABLE, IN_LIST, BROKEN = 30, 500, 20, 50  # rows before a table is cut
+LONGEST = 100  # characters of a text before it is cut
+_BAD_FILES = ["missing", "empty", "truncated", "not_an_image", "unsupported", "too_large", "error"]
+_JOINERS = "\u200c\u200d"  # not printable by themselves, but letters of Persian and emoji are made with them
+
+
+def write(run: Path, out: Path | None = None) -> Path:
+    """Write the report of a finished run; gives its path. Only the run's own report is ever replaced.
+
+    Raises RunError where there is no run, UsageError where something else is at `out` or it lies inside the crawl,
+    MachineError where it cannot be written.
+    """
+    ours = RunFolder(run).report
+    target = out or ours
+    if target.exists() and target.resolve() != ours.resolve():
+        raise UsageError(f"{target} exists and is not overwritten. Give another --out.")
+    tables = {name: manifest.read(run, name) for name in TABLES}
+    root = tables["runs"]["root"].iloc[0]
+    if root and target.resolve().is_relative_to(Path(root).resolve()):
+        raise UsageError(f"{target} lies inside the crawl {root}, where nothing is written. Give another --out.")
+    _replace(target, render(run, tables))
+    return target
+
+
+def write_if_possible(run: Path) -> list[str]:
+    """`write`, but a run does not fail with its report: gives a line of words where it could not be written."""
+    try:
+        write(run)
+    except Exception as error:
+        return [f"The report could not be written ({error}). Try again with cleanweb report."]
+    return []
+
+
+def _replace(target: Path, text: str) -> None:
+    """Complete under another name before it takes its place."""
+    try:
+        with NamedTemporaryFile("w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False) as f:
+            try:
+                f.write(text)
+                f.close()
+                Path(f.name).chmod(0o644)  # a temporary file is its owner's alone
+                os.replace(f.name, target)  # noqa: PTH105
+            except BaseException:
+                Path(f.name).unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise MachineError(f"The report {target} cannot be written: {error}.") from error
+
+
+# --- what it says ---------------------------------------------------------------------------------------------------
+
+
+def render(run: Path, tables: Mapping[str, "pd.DataFrame"]) -> str:
+    """The page, from the manifest's tables."""
+    images, made = tables["images"], _records(tables["runs"])[0]
+    counts = {verdict: int((images["verdict"] == verdict).sum()) for verdict in VERDICTS}
+    noisiest = sorted(_records(tables["classes"]), key=lambda row: (-_wrong(row), row["label"]))
+    sheets = _sheets(images, [row["label"] for row in noisiest])
+    everything = [sheet for _, _, _, found in sheets for sheet in found]
+    return _template().render(
+        run=run,
+        made=made,
+        total=len(images),
+        counts=counts,
+        verdicts=VERDICTS,
+        flow=charts.flow(counts),
+        box=charts,
+        copies=int(images["duplicate_of"].notna().sum()),
+        needs_review=int(images["needs_review"].sum()),
+        classes=noisiest[:IN_TABLE],
+        n_classes=len(noisiest),
+        in_matrix=IN_MATRIX,
+        matrix=_matrix(tables["transition_matrix"], [row["label"] for row in noisiest[:IN_MATRIX]]),
+        relabelings=_relabelings(images),
+        histograms=[_histogram(images, column) for column in ("p_clean", "p_ood")],
+        curves=_curves(tables["epochs"]),
+        sheets=sheets,
+        small=thumbnails.make(row for sheet in everything for row in sheet.rows),
+        broken=_records(images.loc[images["status"].isin(_BAD_FILES), ["path", "status", "error"]].head(BROKEN)),
+        statuses=images.loc[images["status"].isin(_BAD_FILES), "status"].value_counts().to_dict(),
+        settings=_flat(made["settings"]),
+        versions={"cleanweb": made["cleanweb_version"]} | _flat(made["versions"]),
+        option="" if str(run) == "cleanweb-run" else f" --run {shlex.quote(str(run))}",
+    )
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+                                     lstrip_blocks=True)  # fmt: skip
+    environment.filters["cut"] = cut
+    environment.filters["share"] = lambda share: "–" if share is None else f"{share:.1%}"
+    return environment.from_string(files("cleanweb").joinpath("report.html.jinja").read_text(encoding="utf-8"))
+
+
+def cut(text: object, longest: int = LONGEST) -> str:
+    """Text from a crawl as one can read it: what does not print is shown as its code, the middle of what is long left
+    out: names differ at their ends."""
+    text = str(text)
+    half = longest // 2
+    text = text if len(text) <= longest else f"{text[:half]} … {text[-half:]}"
+    return "".join(c if c.isprintable() or c in _JOINERS else f"\\x{ord(c):02x}" for c in text)
+
+
+def _records(frame: "pd.DataFrame") -> list[dict[str, object]]:
+    """Its rows, with None where there is nothing."""
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")
+
+
+def _wrong(row: Mapping) -> float:
+    """About how many images of the class have a wrong label."""
+    return (row["noise_rate"] or 0.0) * row["images"]
+
+
+def _matrix(flow: "pd.DataFrame", labels: list[str]) -> list[dict[str, object]]:
+    """A row per true class, "none" of them last: (share, images) for each of these labels, None where nothing goes."""
+    cells = {(row["true_label"], row["given_label"]): (row["p_given"], row["images"]) for row in _records(flow)}
+    labels = sorted(labels)
+    rows = [*labels, *([None] if any(true is None for true, _ in cells) else [])]
+    return [{"label": true, "cells": [(given, cells.get((true, given))) for given in labels]} for true in rows]
+
+
+def _relabelings(images: "pd.DataFrame") -> list[dict[str, object]]:
+    moved = images[images["verdict"] == "relabeled"]
+    pairs = moved.groupby(["given_label", "suggested_label"]).size().rename("images").reset_index()
+    pairs = pairs.sort_values(["images", "given_label", "suggested_label"], ascending=[False, True, True])
+    return _records(pairs.head(IN_LIST))
+
+
+def _histogram(images: "pd.DataFrame", column: str) -> dict[str, object]:
+    known = images[images[column].notna()]
+    values = {v: known.loc[known["verdict"] == v, column].to_numpy(float) for v in charts.JUDGED}
+    words = {"p_clean": "the given label is right", "p_ood": "the image belongs to none of the classes"}
+    return {"column": column, "words": words[column], **charts.histogram(values)}
+
+
+def _curves(epochs: "pd.DataFrame") -> list[dict[str, object]]:
+    """The lines there are points of."""
+    noisy, final = "Learning from the noisy labels", "Learning from the final labels"
+    wanted = [("train", "loss", noisy, "mean loss"), ("train", "n_clean", noisy, "images treated as clean"),
+              ("classifier", "loss", final, "mean loss")]  # fmt: skip
+    found = []
+    for stage, column, title, what in wanted:
+        rows = epochs[epochs["stage"] == stage]
+        x, y = rows["epoch"].to_numpy(float), rows[column].astype("Float64").to_numpy(float, na_value=float("nan"))
+        if line := charts.line(x, y):
+            found.append({"title": title, "what": what, "epochs": len(rows), **line})
+    return found
+
+
+def _sheets(images: "pd.DataFrame", labels: list[str]) -> list[tuple[str, str, str, list[Sheet]]]:
+    """(anchor, title, words, its sheets) of everything there are pictures of."""
+    found = [
+        (verdict, f"Verdict {verdict}", f"{VERDICTS[verdict].capitalize()}. p: that the verdict is right.", sheets)
+        for verdict, sheets in thumbnails.of_verdicts(images).items()
+    ]
+    words = f"Each class's pictures that keep their label with the least probability; at most {thumbnails.CLASSES} "
+    words += "classes, those with most wrong labels. p: that the given label is right."
+    found.append(("doubtful", "Doubtful, but kept", words, thumbnails.of_classes(images, labels)))
+    two, n_two = thumbnails.under_two_labels(images)
+    found.append(("two-labels", "One picture, several labels", _of(two, n_two), two))
+    near, n_near = thumbnails.near_duplicates(images)
+    found.append(("near", "Pictures that look the same", _of(near, n_near), near))
+    return [(anchor, title, words, [s for s in sheets if s.rows]) for anchor, title, words, sheets in found]
+
+
+def _of(sheets: list[Sheet], n: int) -> str:
+    return f"{len(sheets):,} of {n:,} pictures, each with its copies." if n else ""
+
+
+def _flat(text: str | None) -> dict[str, object]:
+    try:
+        return dict(json.loads(text or "{}"))
+    except (ValueError, TypeError):
+        return {}
