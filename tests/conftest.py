@@ -1,6 +1,9 @@
 """A tiny crawl and a finished run on it, shared by the tests that only look at a run."""
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does; it is read when torch is loaded
 
 import numpy as np
 import pytest
