@@ -238,8 +238,8 @@ def doctor(as_json: JsonOption = False) -> None:
 
 def main() -> None:
     """The console script: exit codes as in errors.py, silence on a closed pipe."""
-    # Threads that spin while they wait make a small network ten times slower wherever another process wants the cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # GNU OpenMP spins long while it waits: beside another process that made a small network up to ten times slower.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
     except BrokenPipeError:
