@@ -207,8 +207,8 @@ def noise_rates(labels: np.ndarray, n_classes: int, p_clean: np.ndarray) -> np.n
             rates.append([np.nan] * 3)
             continue
         error = 1.96 * np.sqrt((wrong * (1 - wrong)).sum()) / len(wrong)
-        low, high = (wrong >= _SURE).mean() - error, (wrong > 1 - _SURE).mean() + error
-        rates.append([wrong.mean(), max(0.0, low), min(1.0, high)])
+        rate, sure, possible = wrong.mean(), (wrong >= _SURE).mean(), (wrong > 1 - _SURE).mean()
+        rates.append([rate, max(0.0, min(rate, sure) - error), min(1.0, max(rate, possible) + error)])
     return np.array(rates)
 
 
