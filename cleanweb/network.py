@@ -150,6 +150,13 @@ class MeanTeacher(nn.Module):
         return self.ema.module.eval()(images)
 
 
+@torch.no_grad()
+def predicted(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities (n, c) and features (n, d), in evaluation mode and without gradient."""
+    logits, features = network.eval()(images)
+    return logits.softmax(1), features
+
+
 def twin(network: Network | FeatureHead) -> nn.Module:
     """A second network of the same kind that starts elsewhere; what it has of published weights stays.
 
@@ -174,10 +181,8 @@ class Twins(nn.Module):
         """images (n, …) → logits (n, c) of either network."""
         return self.network(images)[0], self.peer(images)[0]
 
-    @torch.no_grad()
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        logits, features = self.network.eval()(images)
-        return logits.softmax(1), features
+        return predicted(self.network, images)
 
     def trained(self) -> nn.Module:
         return self.network

@@ -44,6 +44,16 @@ class Status(StrEnum):
     ERROR = "error"  # anything else, in the decoder's own words
 
 
+MEANING = {
+    Verdict.CLEAN: "the given label fits",
+    Verdict.RELABELED: "another class is suggested",
+    Verdict.OOD: "none of the classes",
+    Verdict.UNUSABLE: "no readable image, or no label",
+}
+UNREADABLE = (Status.MISSING, Status.EMPTY, Status.TRUNCATED, Status.NOT_AN_IMAGE, Status.UNSUPPORTED, Status.TOO_LARGE,
+              Status.ERROR)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One row of the crawl: an image and the label it was given."""

@@ -19,6 +19,7 @@ import jinja2
 
 from cleanweb import charts, manifest, thumbnails
 from cleanweb.errors import MachineError, UsageError
+from cleanweb.records import MEANING, UNREADABLE
 from cleanweb.runfolder import RunFolder
 from cleanweb.schema import TABLES
 from cleanweb.thumbnails import Sheet
@@ -26,15 +27,8 @@ from cleanweb.thumbnails import Sheet
 if TYPE_CHECKING:
     import pandas as pd
 
-VERDICTS = {
-    "clean": "the given label fits",
-    "relabeled": "another class is suggested",
-    "ood": "none of the classes",
-    "unusable": "no readable image, or no label",
-}
 IN_MATRIX, IN_TABLE, IN_LIST, BROKEN = 30, 500, 20, 50  # rows before a table is cut
 LONGEST = 100  # characters of a text before it is cut
-_BAD_FILES = ["missing", "empty", "truncated", "not_an_image", "unsupported", "too_large", "error"]
 _JOINERS = "\u200c\u200d"  # not printable by themselves, but letters of Persian and emoji are made with them
 
 
@@ -87,7 +81,7 @@ def _replace(target: Path, text: str) -> None:
 def render(run: Path, tables: Mapping[str, "pd.DataFrame"]) -> str:
     """The page, from the manifest's tables."""
     images, made = tables["images"], _records(tables["runs"])[0]
-    counts = {verdict: int((images["verdict"] == verdict).sum()) for verdict in VERDICTS}
+    counts = {verdict: int((images["verdict"] == verdict).sum()) for verdict in MEANING}
     noisiest = sorted(_records(tables["classes"]), key=lambda row: (-_wrong(row), row["label"]))
     sheets = _sheets(images, [row["label"] for row in noisiest])
     everything = [sheet for _, _, _, found in sheets for sheet in found]
@@ -96,7 +90,7 @@ def render(run: Path, tables: Mapping[str, "pd.DataFrame"]) -> str:
         made=made,
         total=len(images),
         counts=counts,
-        verdicts=VERDICTS,
+        verdicts=MEANING,
         flow=charts.flow(counts),
         box=charts,
         copies=int(images["duplicate_of"].notna().sum()),
@@ -110,8 +104,8 @@ def render(run: Path, tables: Mapping[str, "pd.DataFrame"]) -> str:
         curves=_curves(tables["epochs"]),
         sheets=sheets,
         small=thumbnails.make(row for sheet in everything for row in sheet.rows),
-        broken=_records(images.loc[images["status"].isin(_BAD_FILES), ["path", "status", "error"]].head(BROKEN)),
-        statuses=images.loc[images["status"].isin(_BAD_FILES), "status"].value_counts().to_dict(),
+        broken=_records(images.loc[images["status"].isin(UNREADABLE), ["path", "status", "error"]].head(BROKEN)),
+        statuses=images.loc[images["status"].isin(UNREADABLE), "status"].value_counts().to_dict(),
         settings=_flat(made["settings"]),
         versions={"cleanweb": made["cleanweb_version"]} | _flat(made["versions"]),
         option="" if str(run) == "cleanweb-run" else f" --run {shlex.quote(str(run))}",
@@ -184,7 +178,7 @@ def _curves(epochs: "pd.DataFrame") -> list[dict[str, object]]:
 def _sheets(images: "pd.DataFrame", labels: list[str]) -> list[tuple[str, str, str, list[Sheet]]]:
     """(anchor, title, words, its sheets) of everything there are pictures of."""
     found = [
-        (verdict, f"Verdict {verdict}", f"{VERDICTS[verdict].capitalize()}. p: that the verdict is right.", sheets)
+        (verdict, f"Verdict {verdict}", f"{MEANING[verdict].capitalize()}. p: that the verdict is right.", sheets)
         for verdict, sheets in thumbnails.of_verdicts(images).items()
     ]
     words = f"Each class's pictures that keep their label with the least probability; at most {thumbnails.CLASSES} "

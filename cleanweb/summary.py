@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from cleanweb.records import MEANING, UNREADABLE
+
 _MOST = 8  # lines of a list before it is cut
 
 
@@ -17,7 +19,7 @@ class Summary:
     needs_review: int
     classifier: bool  # whether there was a final label to train one on
     noise_rate: float | None  # estimated share of wrong labels among judged pictures
-    noise_interval: tuple[float, float] | None  # 95 %
+    noise_interval: tuple[float, float] | None  # nominally of 95 %
     classes: list[dict[str, object]]  # rows of the classes table
     relabelings: list[dict[str, object]]  # given, suggested, images: most frequent first
     duplicates: dict[str, int]  # exact, near → copies
@@ -36,14 +38,8 @@ class Summary:
     def _verdict_lines(self) -> list[str]:
         total = sum(self.verdicts.values())
         lines = ["", f"{total:,} images in {_duration(self.seconds)}"]
-        words = {
-            "clean": "the given label fits",
-            "relabeled": "another class is suggested",
-            "ood": "none of the classes",
-            "unusable": "no readable image, or no label",
-        }
         for verdict, n in self.verdicts.items():
-            lines.append(f"  {verdict:<10}{n:>9,}  {n / max(total, 1):>6.1%}  {words[verdict]}")
+            lines.append(f"  {verdict:<10}{n:>9,}  {n / max(total, 1):>6.1%}  {MEANING[verdict]}")
         rate = ""
         if self.noise_rate is not None and self.noise_interval is not None:
             low, high = self.noise_interval
@@ -98,14 +94,12 @@ def summarise(folder: Path, tables: dict[str, pd.DataFrame], notes: list[str]) -
     counts = images["verdict"].value_counts()
     copies = images[images["duplicate_of"].notna()]
     rate, low, high = tables["runs"].iloc[0][["noise_rate", "noise_low", "noise_high"]]
-    bad_file = images["status"].isin(
-        ["missing", "empty", "truncated", "not_an_image", "unsupported", "too_large", "error"]
-    )
+    bad_file = images["status"].isin(UNREADABLE)
     pairs = images[images["verdict"] == "relabeled"].groupby(["given_label", "suggested_label"]).size()
     pairs = pairs.sort_values(ascending=False, kind="stable").rename("images").reset_index()
     return Summary(
         run=str(folder),
-        verdicts={v: int(counts.get(v, 0)) for v in ("clean", "relabeled", "ood", "unusable")},
+        verdicts={str(v): int(counts.get(v, 0)) for v in MEANING},
         needs_review=int(images["needs_review"].astype(bool).sum()),
         classifier=bool(images["final_label"].notna().any()),
         noise_rate=None if pd.isna(rate) else float(rate),

@@ -56,9 +56,9 @@ def run(start: Start, items: Iterable[Keyed], workers: int, deadline_s: float = 
             while queue.waiting and len(pool) < workers:
                 pool.append(_Worker(start, next(numbers)))
             for worker in pool:
-                if worker.ready and not worker.todo:
+                if worker.ready and not worker.handed:
                     worker.give(queue)
-            if not queue.waiting and not any(worker.todo for worker in pool):
+            if not queue.waiting and not any(worker.handed for worker in pool):
                 return
             wait([worker.pipe for worker in pool], timeout=min(1.0, deadline_s / 4))
             for worker in pool:
@@ -100,7 +100,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, far_end = context.Pipe()
         self.process = context.Process(target=_serve, args=(far_end, start, number), daemon=True)
-        self.todo: deque[Keyed] = deque()  # handed out and not answered; the first is being worked on
+        self.handed: deque[Keyed] = deque()  # out and not answered; the first is being worked on
         self.ready = self.gone = False
         self.given = 0
         self.given_at = self.heard_at = time.monotonic()
@@ -110,14 +110,14 @@ class _Worker:
 
     def give(self, queue: _Queue) -> None:
         bunch = queue.bunch()
-        self.todo.extend(bunch)
+        self.handed.extend(bunch)
         self.given, self.given_at = len(bunch), time.monotonic()
         self.heard_at = self.given_at
         try:
             self.pipe.send([item for _, item in bunch])
         except OSError:  # died while it had nothing to do: no item is to blame
-            queue.waiting.extendleft(reversed(self.todo))
-            self.todo.clear()
+            queue.waiting.extendleft(reversed(self.handed))
+            self.handed.clear()
 
     def answers(self, queue: _Queue, deadline_s: float) -> Iterator[Keyed]:
         """What has come from this process since the last look, its end included."""
@@ -128,14 +128,14 @@ class _Worker:
                 if not self.ready:
                     self.ready = True
                     continue
-                key, _ = self.todo.popleft()
-                if not self.todo:
+                key, _ = self.handed.popleft()
+                if not self.handed:
                     queue.learn(self.given, self.heard_at - self.given_at)
                 yield key, answer
         except (EOFError, OSError):
             yield from self._bury(queue, self._cause())
         else:
-            if self.todo and time.monotonic() - self.heard_at > deadline_s:
+            if self.handed and time.monotonic() - self.heard_at > deadline_s:
                 yield from self._bury(queue, f"took longer than {deadline_s:g} s")
 
     def _cause(self) -> str:
@@ -150,10 +150,10 @@ class _Worker:
 
     def _bury(self, queue: _Queue, words: str) -> Iterator[Keyed]:
         self.end()
-        if self.todo:
-            key, _ = self.todo.popleft()
-            queue.waiting.extendleft(reversed(self.todo))
-            self.todo.clear()
+        if self.handed:
+            key, _ = self.handed.popleft()
+            queue.waiting.extendleft(reversed(self.handed))
+            self.handed.clear()
             yield key, Failed(words)
 
     def end(self) -> None:

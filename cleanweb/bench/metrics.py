@@ -4,6 +4,8 @@ Takes the manifest's images and a table of truths, gives a dict that is ready fo
 no meaning (no such image, only one kind of image). Never reads a file.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -40,7 +42,36 @@ def judge(images: pd.DataFrame, truth: pd.DataFrame) -> dict[str, object]:
         **_suggestions(judged),
         "ece_clean": _calibration_error(judged),
         **_noise_rates(judged[judged["duplicate_of"].isna()]),
-        "transition_error": _transition_error(judged),
+    }
+
+
+ESTIMATES = ("noise_low", "noise_high", "noise_held", "class_noise_held", "transition_error")
+
+
+def judge_estimates(tables: Mapping[str, pd.DataFrame], truth: pd.DataFrame) -> dict[str, object]:
+    """How right a run is about the crawl as a whole, by the keys `ESTIMATES`.
+
+    tables: the manifest's, by name. The noise rate's interval; whether it holds the true rate of the kept pictures,
+    and the share of classes whose interval holds theirs; the mean absolute error of P(given label | true class) over
+    the classes that are there, and over the images of none.
+    """
+    kept = tables["images"].merge(truth[["path", "truth"]].fillna(""), on="path")
+    kept = kept[kept["duplicate_of"].isna() & kept["p_clean"].notna()]
+    wrong = kept["truth"] != kept["given_label"]
+    run, classes = tables["runs"].iloc[0], tables["classes"].set_index("label")
+    by_class = wrong.groupby(kept["given_label"]).mean()
+    bounds = classes.loc[by_class.index]
+    true = pd.crosstab(kept["truth"], kept["given_label"], normalize="index")
+    flow = tables["transition_matrix"].fillna({"true_label": ""})
+    estimated = flow.pivot(index="true_label", columns="given_label", values="p_given")
+    estimated = estimated.reindex(index=true.index, columns=true.columns).fillna(0.0)
+    low, high = float(run["noise_low"]), float(run["noise_high"])
+    return {
+        "noise_low": low,
+        "noise_high": high,
+        "noise_held": bool(low <= wrong.mean() <= high),
+        "class_noise_held": _mean((bounds["noise_low"] <= by_class) & (by_class <= bounds["noise_high"])),
+        "transition_error": float(np.abs(estimated - true).to_numpy().mean()),
     }
 
 
@@ -105,26 +136,6 @@ def _noise_rates(kept: pd.DataFrame) -> dict[str, float | None]:
         "true_noise_rate": None if not len(p) else 1 - _mean(true),
         "class_noise_error": _mean(differences.abs()),
     }
-
-
-def _transition_error(judged: pd.DataFrame) -> float | None:
-    """Mean absolute error, over all entries, of P(given label | true class) as the final labels tell it, (K, K)."""
-    final = judged["final_label"].notna()
-    classes = sorted({*judged["given_label"], *judged["truth"], *judged.loc[final, "final_label"]} - {""})
-    true = judged["actual"] != "ood"
-    if not (final.any() and true.any()):
-        return None
-    estimated = _transitions(judged.loc[final, "final_label"], judged.loc[final, "given_label"], classes)
-    actual = _transitions(judged.loc[true, "truth"], judged.loc[true, "given_label"], classes)
-    return _mean(np.abs(estimated - actual))
-
-
-def _transitions(true: pd.Series, given: pd.Series, classes: list[str]) -> np.ndarray:
-    """Share of each given label among the images of each class: (K, K); a row of zeros where there are none."""
-    index = {name: i for i, name in enumerate(classes)}
-    counts = np.zeros((len(classes), len(classes)))
-    np.add.at(counts, (true.map(index).to_numpy(), given.map(index).to_numpy()), 1)
-    return counts / np.maximum(counts.sum(1, keepdims=True), 1)
 
 
 def _scored(judged: pd.DataFrame, column: str, name: str) -> tuple[np.ndarray, np.ndarray]:

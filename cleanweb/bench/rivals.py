@@ -178,6 +178,7 @@ def run(trial: Trial, names: list[str], progress: Progress = silent) -> Iterator
         judged = metrics.judge(tables.judge(images, scored, scores, decision, classes), truth)
         stands = np.mean([verdict == Verdict.CLEAN for verdict in decision.verdict])
         judged |= {"ece_clean": None, "class_noise_error": None, "noise_rate": float(1 - stands)}
+        judged |= dict.fromkeys(metrics.ESTIMATES)  # they make none
         yield name, record.record(trial.made, told(trial, name), judged, {}, {})
 
 

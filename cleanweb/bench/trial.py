@@ -27,6 +27,7 @@ from cleanweb.methods import TAKE_NOISE_RATE, Method, unwatched
 from cleanweb.network import Backbone, load_classifier
 from cleanweb.records import Progress, silent
 from cleanweb.runfolder import RunFolder
+from cleanweb.schema import TABLES
 from cleanweb.settings import Settings
 from cleanweb.views import Pixels
 
@@ -97,16 +98,18 @@ def run(trial: Trial, progress: Progress = silent) -> Result:
         if not folder.manifest.exists():
             # a head learns on features: a test image tells it nothing
             pipeline.fit(trial.settings, progress, accuracies if trial.settings.tune == "full" else unwatched)
-        images, classes, epochs, runs = (manifest.read(folder.path, t) for t in ("images", "classes", "epochs", "runs"))
-        classifier = accuracies.told(classes["label"].tolist())
+        made = {name: manifest.read(folder.path, name) for name in TABLES}
+        classifier = accuracies.told(made["classes"]["label"].tolist())
         if (folder.classifier / "config.json").exists():  # not where no label was worth learning
             classifier["test_accuracy"] = test.of_classifier(folder.classifier)
     cost = {
-        "seconds": float(runs["seconds"].iloc[0]) - accuracies.seconds if in_one_go else None,
-        "images_per_second": _images_per_second(trial, images, epochs),
+        "seconds": float(made["runs"]["seconds"].iloc[0]) - accuracies.seconds if in_one_go else None,
+        "images_per_second": _images_per_second(trial, made["images"], made["epochs"]),
         "peak_memory_mb": _peak_memory_mb() if in_one_go else None,
     }
-    return record.record(trial.made, trial.told(), metrics.judge(images, trial.made.truth), classifier, cost)
+    truth = trial.made.truth
+    judged = metrics.judge(made["images"], truth) | metrics.judge_estimates(made, truth)
+    return record.record(trial.made, trial.told(), judged, classifier, cost)
 
 
 # --- clean test images ----------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from cleanweb.divergence import js_divergence, kl_divergence
 from cleanweb.labelnoise import label_trust
 from cleanweb.methods import Batch, Loss
-from cleanweb.network import MeanTeacher
+from cleanweb.network import MeanTeacher, predicted
 from cleanweb.settings import Recipe
 
 _LEAST_PROBABILITY = 1e-6  # bounds Eq. 9 at about 40 bits a sample and keeps every logarithm finite
@@ -140,8 +140,7 @@ class JoSRC(nn.Module):
         return torch.where(ood[:, None], flatten_labels(q, self.recipe.scale), targets)
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        logits, features = self.teacher(images)
-        return logits.softmax(1), features
+        return predicted(self.trained(), images)
 
     def trained(self) -> nn.Module:
         return self.teacher.ema.module

@@ -7,12 +7,11 @@ With label smoothing and a mean teacher it is how the classifier is retrained; `
 from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cleanweb.methods import Batch, Loss
-from cleanweb.network import MeanTeacher
+from cleanweb.network import MeanTeacher, predicted
 from cleanweb.settings import Recipe
 
 
@@ -36,8 +35,7 @@ class Standard(nn.Module):
             self.teacher.update(self.network)
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        logits, features = self.teacher(images)
-        return logits.softmax(1), features
+        return predicted(self.trained(), images)
 
     def trained(self) -> nn.Module:
         return self.teacher.ema.module
@@ -58,10 +56,8 @@ class Undefended(nn.Module):
             logits, _ = self.network(batch.views[0])
             yield Loss(F.cross_entropy(logits, batch.labels), n_clean=len(batch.labels))
 
-    @torch.no_grad()
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        logits, features = self.network.eval()(images)
-        return logits.softmax(1), features
+        return predicted(self.network, images)
 
     def trained(self) -> nn.Module:
         return self.network
