@@ -1,0 +1,35 @@
+"""cleanweb predict: label new images."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cleanweb.commands import JsonOption, RunOption
+from cleanweb.errors import CrawlError
+from cleanweb.settings import DEFAULT_RUN
+from cleanweb.terminal import plain, words_for_errors
+
+
+def predict(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Images, or folders of images.")],
+    run: RunOption = Path(DEFAULT_RUN),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Label images with the retrained classifier: path, label, probability."""
+    with words_for_errors():
+        from cleanweb import prediction
+
+        labelled = 0
+        for answer in prediction.predict(images, run / "classifier", device):
+            labelled += answer.label is not None
+            if as_json:
+                typer.echo(json.dumps(answer.to_json(), ensure_ascii=False))
+            elif answer.label is None:
+                typer.echo(f"{plain(answer.path)}: {answer.error}", err=True)
+            else:
+                typer.echo(f"{plain(answer.path)}\t{plain(answer.label)}\t{answer.probability:.4f}")
+        if not labelled:
+            raise CrawlError("None of these files is an image that can be read.")

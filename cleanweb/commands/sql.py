@@ -1,0 +1,44 @@
+"""cleanweb sql: ask the manifest."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cleanweb.commands import RunOption
+from cleanweb.settings import DEFAULT_RUN
+from cleanweb.terminal import choice, print_table, words_for_errors
+
+SqlFormat = choice("SqlFormat", ("table", "csv", "json"))
+
+
+def sql(
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="SQL on images, classes, epochs, runs and the views.")],
+    format: Annotated[SqlFormat, typer.Option("--format", "-f", help="How to print the rows.")] = SqlFormat.table,
+    run: RunOption = Path(DEFAULT_RUN),
+) -> None:
+    """Ask the manifest, read-only: cleanweb sql "SELECT verdict, count(*) FROM images GROUP BY 1"."""
+    with words_for_errors():
+        from cleanweb import manifest
+
+        columns, rows = manifest.query(run, query)
+        _PRINTERS[str(format)](columns, rows)
+
+
+def _print_csv(columns: list[str], rows: Iterator[tuple]) -> None:
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows)
+
+
+def _print_json(columns: list[str], rows: Iterator[tuple]) -> None:
+    for row in rows:
+        typer.echo(json.dumps(dict(zip(columns, row, strict=True)), default=str, ensure_ascii=False))
+
+
+_PRINTERS = {"table": print_table, "csv": _print_csv, "json": _print_json}
