@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
@@ -12,7 +13,7 @@ import pytest
 
 from cleanweb import readers
 from cleanweb.errors import CrawlError, UsageError
-from cleanweb.readers import READERS, choose, contents, read, read_bytes
+from cleanweb.readers import READERS, choose, contents, embedded_images, read, read_bytes
 from cleanweb.records import Status
 
 CIFAR = Path(__file__).parents[2] / "shared" / "data" / "cifar100"
@@ -369,6 +370,29 @@ def test_parquet_with_embedded_images(tmp_path):
     assert read_bytes(crawl.samples[4].file, 4) == b"dog1"
     with pytest.raises(CrawlError, match="row 99"):
         read_bytes(str(file), 99)
+
+
+def test_single_embedded_images_are_those_of_the_file_that_is_there_now(tmp_path):
+    """The file is kept open between reads."""
+    file = parquet(tmp_path / "train.parquet", EMBEDDED)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda row: read_bytes(str(file), row), [0, 1, 2, 3, 4, 5] * 20))
+    assert found == list(dict(embedded_images(str(file))).values()) * 20
+    file.unlink()
+    with pytest.raises(CrawlError, match="cannot be read"):
+        read_bytes(str(file), 0)
+    parquet(file, "SELECT {'bytes': 'another'::BLOB, 'path': 'p'} AS image, r AS label FROM range(9) AS t(r)")
+    assert read_bytes(str(file), 0) == b"another"
+
+
+def test_a_parquet_file_that_is_damaged_inside_is_told(tmp_path):
+    file = parquet(tmp_path / "train.parquet", EMBEDDED)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:4] + bytes(len(whole) // 2 - 4) + whole[len(whole) // 2 :])
+    with pytest.raises(CrawlError, match="cannot be read as Parquet"):
+        list(embedded_images(str(file)))
+    with pytest.raises(CrawlError, match="cannot be read as Parquet"):
+        read_bytes(str(file), 0)
 
 
 def test_a_folder_of_parquet_files(tmp_path):

@@ -244,18 +244,34 @@ def stream(file: str) -> Iterator[tuple[int, bytes]]:
     """Every row number of a Parquet file with the image it embeds; none is zero bytes. Memory: some row groups."""
     with _Parquet(file) as parquet:
         result = parquet.query(f"SELECT file_row_number, {parquet.image_bytes()} FROM")
-        while rows := result.fetchmany(256):
+        while rows := parquet.fetch(result, 256):
             for row, content in rows:
                 yield row, content or b""
 
 
 def embedded(file: str, row: int) -> bytes:
-    """The image that one row embeds. Raises CrawlError where there is none."""
-    with _Parquet(file) as parquet:
-        found = parquet.query(f"SELECT {parquet.image_bytes()} FROM", f"WHERE file_row_number = {int(row)}").fetchone()
-    if found is None or found[0] is None:
+    """The image that one row embeds. Raises CrawlError where there is none. Safe to call from several threads.
+
+    To read one row DuckDB reads all the images of its row group; a file that is kept open has the last ones at hand.
+    """
+    try:
+        state = Path(file).stat()
+    except OSError as error:
+        raise CrawlError(f"{file} cannot be read: {error.strerror}.") from None
+    parquet = _kept_open(file, state.st_mtime_ns, state.st_size)
+    result = parquet.query(f"SELECT {parquet.image_bytes()} FROM", f"WHERE file_row_number = {int(row)}")
+    found = parquet.fetch(result, 1)
+    if not found or found[0][0] is None:
         raise CrawlError(f"{file} embeds no image in row {row}.")
-    return found[0]
+    return found[0][0]
+
+
+@lru_cache(maxsize=2)
+def _kept_open(file: str, mtime_ns: int, n_bytes: int) -> "_Parquet":
+    """mtime_ns and n_bytes tell a file from another that takes its place."""
+    parquet = _Parquet(file)
+    parquet.connection.execute("SET memory_limit = '1GB'")  # else the images it holds on to may fill most of the memory
+    return parquet.__enter__()
 
 
 def _parquet_rows(table: Path, path_column: str | None, label_column: str | None, with_images: bool) -> Iterator[Row]:
@@ -274,7 +290,7 @@ def _parquet_rows(table: Path, path_column: str | None, label_column: str | None
         absent = parquet.absent() if from_images else set()
         written = parquet.image_path() if from_images else _quoted(path)
         result = parquet.query(f"SELECT file_row_number, {written}, {_quoted(label)} FROM")
-        while rows := result.fetchmany(2048):
+        while rows := parquet.fetch(result, 2048):
             for number, where, given_label in rows:
                 row = number if from_images and number not in absent else None
                 yield Row(as_text(where, table) or "", _label(given_label, table), row)
@@ -299,7 +315,12 @@ class _Parquet:
 
     def query(self, select: str, where: str = "") -> duckdb.DuckDBPyConnection:
         with self._in_words():
-            return self.connection.execute(f"{select} {self.source} {where}")
+            return self.connection.cursor().execute(f"{select} {self.source} {where}")  # a cursor is one thread's own
+
+    def fetch(self, result: duckdb.DuckDBPyConnection, n: int) -> list[tuple]:
+        """The next n rows or fewer."""
+        with self._in_words():
+            return result.fetchmany(n)
 
     @contextmanager
     def _in_words(self) -> Iterator[None]:
