@@ -16,6 +16,7 @@ from cleanweb.commands.predict import predict
 from cleanweb.commands.report import report
 from cleanweb.commands.retag import retag
 from cleanweb.commands.sql import sql
+from cleanweb.usage import WIDEST, Command
 
 app = typer.Typer(
     name="cleanweb",
@@ -23,12 +24,12 @@ app = typer.Typer(
     "distribution.\n\nExit codes: 0 done · 1 error · 2 wrong command · 3 crawl cannot be learned from · 4 unreadable "
     "files with --strict · 5 machine lacks something · 6 run folder does not fit · 130 interrupted.",
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (fit, retag, export, sql, report, predict, doctor):
-    app.command()(command)
+for command in (fit, report, sql, retag, export, predict, doctor):  # in the order of the work
+    app.command(cls=Command)(command)
 app.add_typer(bench, name="bench")
 
 
@@ -39,7 +40,11 @@ def _version(asked: bool) -> None:
 
 
 @app.callback()
-def _all(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+def _all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
     logging.captureWarnings(True)
     logging.getLogger().addHandler(logging.NullHandler())
 

@@ -11,6 +11,15 @@ A message says what happened, where, what was looked for and what to do. Trouble
 manifest, never an exception.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """ " Did you mean …?" where something known is spelled alike, else ""."""
+    near = get_close_matches(word, [*known], n=1)
+    return f" Did you mean {near[0]}?" if near else ""
+
 
 class CleanwebError(Exception):
     """Something a user can act on; printed as one message, without a traceback."""

@@ -1,5 +1,7 @@
 """The whole story: read the crawl, inspect every file, learn, score, decide, retrain, write it down."""
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,6 +20,8 @@ from cleanweb.schema import SCHEMA_VERSION
 from cleanweb.settings import Settings
 from cleanweb.trusted import read_trusted, trusted_classes
 
+log = logging.getLogger(__name__)
+
 
 def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatched) -> Run:
     """Learn from the crawl's noisy labels and judge every image. Goes on where an unfinished run of the same crawl and
@@ -33,12 +37,14 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
     backbone, pixels = plan.network(settings, device)
     fingerprint = folder.begin(settings, crawl.samples, people)
     machine.keep_freed_memory()
+    log.info("%d samples in %s; run %s in %s", len(crawl.samples), crawl.root, fingerprint, folder.path)
 
     # what is there
     facts, cache = inspect(crawl.samples, folder, views.loaded_side(pixels.size_px), settings.workers, progress)
     copies = duplicates.group(crawl.samples, facts, duplicates.picture_comparison(cache.load))
     scored = to_score(crawl.samples, facts, copies.kept)
     classes, labels = encode([crawl.samples[i].given_label for i in scored])
+    log.info("%d pictures of %d classes to learn from and score", len(scored), len(classes))
 
     # what the labels teach, and what the model then believes of every image
     verified = trusted_classes(people, copies.kept, scored, classes)
@@ -46,6 +52,9 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
     task = tune.Task(lambda at, side: cache.load(scored[at], side), taught, len(classes), backbone, pixels, device,
                      settings.seed, folder.path, progress, watch)  # fmt: skip
     training = plan.training(settings, device, backbone, len(labels))
+    for words in training.words:
+        log.info(words)
+    log.debug("to learn: %s; classifier: %s", training.recipe, training.classifier)
     learner = tune.TUNES[training.tune](task)
     learned = learner.learn(settings.method, settings.recipe, training.recipe, training.epochs)
     scores = score.score(learned.probs, learned.features, learned.space, labels, device)
@@ -55,6 +64,8 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
     # what we conclude
     rows = tables.facts_table(crawl.samples, facts, copies.kept, copies.kind)
     decision = verdict.decide(scores, training.rule)
+    log.info("verdicts %s; share of wrong labels %.3f (%.3f to %.3f)", dict(Counter(map(str, decision.verdict))),
+             *decision.noise[-1])  # fmt: skip
     rows = tables.judge(rows, scored, scores, decision, classes)
     final = encode([rows.at[i, "final_label"] for i in scored], classes)[1]
     classifier_epochs: list[train.EpochRecord] = []

@@ -1,6 +1,6 @@
 """What is chosen for a run that the user left open: network, way of training, recipe, epochs. And why, in words."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -62,8 +62,7 @@ def training(settings: Settings, device: torch.device, backbone: Backbone, n: in
     """For n images with this backbone on this device."""
     tune, why = _tune(settings.tune, device, backbone, n)
     size = "head" if tune == "head" else "large" if backbone.pretrained else "small"
-    recipe = defaults.RECIPES[settings.recipe][size]
-    recipe = replace(recipe, batch_size=settings.batch_size or recipe.batch_size, noise_rate=settings.noise_rate)
+    recipe = settings.changed(defaults.RECIPES[settings.recipe][size])
     classifier = defaults.CLASSIFIER[size]
     epochs = settings.epochs or recipe.epochs
     classifier_epochs = min(classifier.epochs, epochs)
@@ -72,6 +71,7 @@ def training(settings: Settings, device: torch.device, backbone: Backbone, n: in
         f"Backbone {backbone.name}, {'pretrained' if backbone.pretrained else 'from scratch'}, on {device}.",
         f"--tune {tune}: {why}",
         f"--method {settings.method} --recipe {settings.recipe}{told}, {epochs} epochs.",
+        *settings.words(),
     ]
     by_criteria = settings.method == "josrc" and settings.recipe in defaults.PAPER_RECIPES
     rule = {"epsilon": recipe.epsilon, "tau": recipe.tau_m} if by_criteria else None

@@ -17,6 +17,8 @@ from cleanweb.settings import Settings, fingerprint
 if TYPE_CHECKING:
     import pandas as pd
 
+_NO_MATTER = ("out", "fresh", "workers", "strict", "origin")  # settings that change nothing in what is found
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -62,7 +64,7 @@ class RunFolder:
 
         An unfinished run of the same goes on; of another it is refused with a RunError, or replaced where `fresh`.
         """
-        same = {k: v for k, v in settings.to_json().items() if k not in ("out", "fresh", "workers", "strict")}
+        same = {k: v for k, v in settings.to_json().items() if k not in _NO_MATTER}
         rows = [(s.sample_id, s.file, s.row, s.given_label, str(s.status)) for s in samples]
         mark = fingerprint([same, rows, sorted((people or {}).items())])
         if settings.fresh:

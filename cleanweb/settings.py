@@ -2,8 +2,12 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from math import inf
 from pathlib import Path
+
+from cleanweb.errors import UsageError, did_you_mean
 
 DEFAULT_RUN = "cleanweb-run"
 TUNES = ("auto", "full", "head")
@@ -42,6 +46,38 @@ class Recipe:
     def warmup_epochs(self, epochs: int) -> int:
         """t_w for a run of that many epochs, at least 1."""
         return max(1, round(self.warmup * epochs))
+
+
+# What `--set` can change in a recipe: these words, or numbers from … to …. The rest of a recipe has options of its own.
+_WORDS = {"optimiser": ("adam", "sgd"), "schedule": ("linear", "cosine")}
+_RANGES = {"lr": (0, inf), "weight_decay": (0, inf), "decay_from": (0, 1), "warmup": (0, 1), "epsilon": (0, 1),
+           "alpha": (0, 1), "omega": (0, 1), "folds": (1, 10), "scale": (1e-6, inf), "tau_c": (0, 1),
+           "tau_m": (0, 1)}  # fmt: skip
+_OWN_OPTION = {"epochs": "--epochs", "batch_size": "--batch-size", "noise_rate": "--noise-rate"}
+HYPERPARAMETERS = (*_WORDS, *_RANGES)
+
+
+def checked(name: str, value: object) -> float | int | str:
+    """A hyper-parameter's value, in its type. Raises UsageError where there is no such one, or it cannot be that."""
+    if name in _OWN_OPTION:
+        raise UsageError(f"{name} has an option of its own: give {_OWN_OPTION[name]}.")
+    if name not in HYPERPARAMETERS:
+        raise UsageError(f"There is no hyper-parameter {name!r}.{did_you_mean(name, HYPERPARAMETERS)} "
+                         f"There are: {', '.join(HYPERPARAMETERS)}.")  # fmt: skip
+    if name in _WORDS:
+        if value not in _WORDS[name]:
+            raise UsageError(f"{name} is {' or '.join(_WORDS[name])}, not {value!r}.")
+        return str(value)
+    low, high = _RANGES[name]
+    whole = {f.name: f.type for f in fields(Recipe)}[name] is int
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = -inf
+    if not low <= number <= high or number == inf or (whole and number != int(number)):
+        span = f"from {low:g} on" if high == inf else f"from {low:g} to {high:g}"
+        raise UsageError(f"{name} is a {'whole ' * whole}number {span}, not {value!r}.")
+    return int(number) if whole else number
 
 
 # The paper: §4.1 and the authors' CIFAR configuration for small networks (200 epochs, t_w = 10, decay from epoch 80);
@@ -95,9 +131,24 @@ class Settings:
     workers: int | None = None
     fresh: bool = False
     strict: bool = False
+    hyperparameters: Mapping[str, float | int | str] = field(default_factory=dict)  # what --set changes in the recipe
+    origin: Mapping[str, str] = field(default_factory=dict)  # setting → where it stands, if not on the command line
 
     def to_json(self) -> dict[str, object]:
-        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+        written = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+        return {k: v for k, v in written.items() if v != {}}
+
+    def changed(self, recipe: Recipe) -> Recipe:
+        """The recipe with what was asked for instead of its own. Raises UsageError where that cannot be."""
+        values = {name: checked(name, value) for name, value in self.hyperparameters.items()}
+        return replace(recipe, batch_size=self.batch_size or recipe.batch_size, noise_rate=self.noise_rate, **values)
+
+    def words(self) -> list[str]:
+        """What was set elsewhere than on the command line, and what --set has changed: a line each."""
+        places = dict.fromkeys(self.origin.values())
+        lines = [f"From {place}: {', '.join(k for k, v in self.origin.items() if v == place)}." for place in places]
+        changed = ", ".join(f"{name} = {value}" for name, value in self.hyperparameters.items())
+        return lines + [f"Changed in the recipe: {changed}."] * bool(changed)
 
 
 def fingerprint(parts: object) -> str:

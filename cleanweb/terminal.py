@@ -1,9 +1,12 @@
-"""What the commands share: choices, errors in words, progress, text that is safe to print, tables."""
+"""What the commands share: choices, errors in words, progress, logging, text that is safe to print, tables."""
 
+import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -14,6 +17,8 @@ from cleanweb.settings import METHOD_NAMES, RECIPE_NAMES, TUNES
 if TYPE_CHECKING:
     from cleanweb.records import Progress
 
+_SOONEST_S, _LATEST_S = 1, 60  # between two lines of a stage, where no one watches a bar
+
 
 def choice(name: str, values: tuple[str, ...]) -> type[StrEnum]:
     """What an option takes: one of these words."""
@@ -23,6 +28,9 @@ def choice(name: str, values: tuple[str, ...]) -> type[StrEnum]:
 Method = choice("Method", METHOD_NAMES)
 RecipeName = choice("RecipeName", RECIPE_NAMES)
 Tune = choice("Tune", TUNES)
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -41,21 +49,24 @@ def words_for_errors() -> Iterator[None]:
         raise typer.Exit(5) from error
 
 
+# --- progress -------------------------------------------------------------------------------------------------------
+
+
 @contextmanager
 def showing_progress(quiet: bool) -> Iterator["Progress"]:
-    """A bar per stage on a terminal, a line per stage elsewhere, nothing where quiet."""
+    """A bar per stage on a terminal, lines elsewhere, nothing where quiet. All on stderr."""
     from cleanweb.records import silent
 
     if quiet:
         yield silent
-    elif not sys.stderr.isatty():
+    elif not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield _lines()
     else:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(),
-                   TextColumn("{task.fields[rate]:>12}"), TimeRemainingColumn())  # fmt: skip
+                   TextColumn("{task.fields[rate]:>12}"), TimeRemainingColumn(elapsed_when_finished=True))  # fmt: skip
         with Progress(*columns, console=Console(stderr=True)) as bars:
             tasks: dict[str, Any] = {}
 
@@ -63,29 +74,61 @@ def showing_progress(quiet: bool) -> Iterator["Progress"]:
                 if stage not in tasks:
                     tasks[stage] = bars.add_task(stage, total=total, rate="")
                 speed = bars.tasks[tasks[stage]].finished_speed or bars.tasks[tasks[stage]].speed
-                bars.update(tasks[stage], completed=done, total=total, rate=f"{speed:,.1f}/s" if speed else "")
+                bars.update(tasks[stage], completed=done, total=total, rate=rate(speed))
 
             yield show
 
 
 def _lines() -> "Progress":
-    """Progress where no one watches: a line at every tenth of a stage, with its rate and the time that is left."""
+    """Progress where no one watches: a line at the start, at every tenth or minute, and at the end of a stage."""
     import time
 
     started: dict[str, tuple[float, int]] = {}
-    tenths: dict[str, int] = {}
+    told: dict[str, tuple[int, float]] = {}  # the last line of each stage: its tenth, when
 
     def show(stage: str, done: int, total: int) -> None:
         now = time.perf_counter()
         begun, first = started.setdefault(stage, (now, done))
         tenth = 10 * done // max(total, 1)
-        if tenth > tenths.get(stage, -1):
-            tenths[stage] = tenth
-            rate = (done - first) / (now - begun) if now > begun else 0.0
-            left = f", {rate:,.3g}/s, {(total - done) / rate:,.0f} s left" if rate else ""
+        last_tenth, last = told.get(stage, (-1, -inf))
+        if now - last >= (_SOONEST_S if tenth > last_tenth else _LATEST_S) or done == total:
+            told[stage] = tenth, now
+            speed = (done - first) / (now - begun) if now > begun else 0.0
+            left = f", {rate(speed)}, {(total - done) / speed:,.0f} s left" if speed else ""
             typer.echo(f"{stage}: {done:,} of {total:,}{left}", err=True)
 
     return show
+
+
+def rate(speed: float | None) -> str:
+    """How fast, in words; speed: steps a second, None or 0 where it is not known yet."""
+    if not speed:
+        return ""
+    return f"{speed:,.1f}/s" if speed >= 1 else f"{1 / speed:,.1f} s each"
+
+
+# --- logging --------------------------------------------------------------------------------------------------------
+
+
+class _Handler(logging.Handler):
+    """To stderr as it is now: a progress bar stands in for it, and lets lines pass above itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(plain(f"{record.levelname.lower()}: {self.format(record)}"), err=True)
+
+
+def log_to_stderr(verbosity: int) -> None:
+    """1: what was found and chosen, and why; 2: everything, other libraries' words too; 0: nothing."""
+    ours, everyone = logging.getLogger("cleanweb"), logging.getLogger()
+    for handler in [h for h in everyone.handlers if isinstance(h, _Handler)]:  # a second command in one process
+        everyone.removeHandler(handler)
+    if verbosity:
+        everyone.addHandler(_Handler())
+    everyone.setLevel(logging.DEBUG if verbosity > 1 else logging.WARNING)
+    ours.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO if verbosity else logging.NOTSET)
+
+
+# --- text -----------------------------------------------------------------------------------------------------------
 
 
 def plain(text: str) -> str:

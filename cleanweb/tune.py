@@ -8,6 +8,7 @@ than one fold): what a network was fitted to it remembers, and a wrong label rem
 """
 
 import copy
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from cleanweb.score import believe
 from cleanweb.settings import Recipe
 from cleanweb.train import EpochRecord, train
 from cleanweb.views import ImageBatches, Pixels, loaded_side, strong, weak
+
+log = logging.getLogger(__name__)
 
 _SCORE_BATCH = 256
 Load = Callable[[np.ndarray, int], np.ndarray]
@@ -167,6 +170,8 @@ def _cross_fit(
     for k in range(n_folds):
         known = np.flatnonzero((task.labels >= 0) & ((fold != k) | (n_folds == 1)))
         learner, records = fit(_part(task, k, n_folds), k, known)
+        log.info("fold %d of %d, %d labels: loss %.4g in the first epoch, %.4g in the last, %.1f s", k + 1, n_folds,
+                 len(known), records[0].loss, records[-1].loss, sum(record.seconds for record in records))  # fmt: skip
         held_out = np.flatnonzero(fold == k)
         parts.append((held_out, *believe(learner.predict, views(held_out))))
         task.progress("score", k + 1, n_folds)

@@ -26,9 +26,9 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("stages", {"readers/*", "images", "duplicates", "methods/*", "train", "score", "verdict", "tables", "trusted",
                 "manifest", "writers/*"}),
     ("what a shelf has in common", {"readers", "methods", "writers", "bench"}),
-    ("built with tools", {"network", "runfolder", "terminal"}),
+    ("built with tools", {"network", "runfolder", "terminal", "config"}),
     ("tools", {"settings", "machine", "divergence", "neighbours", "labelnoise", "calibration", "smallloss", "twogroups",
-               "distributed", "workers", "pixelcache", "signatures", "texttable", "charts"}),
+               "distributed", "workers", "pixelcache", "signatures", "texttable", "charts", "usage"}),
     ("ground", {"records", "errors", "schema"}),
 ]  # fmt: skip
 ROOMS = {"review", "bench", "commands"}  # folders of one idea: their files may import each other
@@ -42,7 +42,8 @@ TENSORS = {"methods", "methods/*", "divergence", "neighbours", "network", "small
            "bench/rivals"}  # fmt: skip
 DATABASE = {"manifest", "readers/table", "writers/parquet"}
 # What `--help`, `export`, `sql`, `retag`, `doctor` and `review` load: no module-level import leads from here to torch.
-TORCH_FREE = {"__init__", "__main__", "cli", "commands", "commands/*", "terminal", "retagging", "doctor", "summary",
+TORCH_FREE = {"__init__", "__main__", "cli", "commands", "commands/*", "terminal", "config", "usage",
+              "retagging", "doctor", "summary",
               "report", "thumbnails", "charts", "review", "review/*", "verdict", "tables", "trusted", "manifest",
               "images", "duplicates", "runfolder", "readers", "readers/*", "writers", "writers/*", "bench",
               "bench/noise", "bench/sources", "bench/worlds", "bench/metrics", "bench/record", "bench/tables",

@@ -8,6 +8,7 @@ import typer
 from cleanweb.errors import UsageError
 from cleanweb.settings import Settings
 from cleanweb.terminal import Method, RecipeName, Tune, plain, print_table, showing_progress, words_for_errors
+from cleanweb.usage import Command
 
 if TYPE_CHECKING:
     from cleanweb.bench.record import Result
@@ -23,7 +24,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(cls=Command)
 def worlds() -> None:
     """List the worlds: how labels go wrong, how many classes there are, how many foreign ones."""
     from cleanweb.bench.worlds import WORLDS
@@ -32,7 +33,7 @@ def worlds() -> None:
     print_table(columns, [_world_row(world) for world in WORLDS.values()])
 
 
-@app.command()
+@app.command(cls=Command)
 def make(
     source: Annotated[
         Path, typer.Argument(metavar="SOURCE", help="A clean labelled set: a folder per class, or Parquet files.")
@@ -61,9 +62,9 @@ def make(
     )
 
 
-@app.command()
+@app.command(cls=Command)
 def run(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Worlds that cleanweb bench make wrote.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="Worlds that cleanweb bench make wrote.")],
     method: Annotated[Method, typer.Option(help="How to learn from noisy labels.")] = Method.josrc,
     recipe: Annotated[RecipeName, typer.Option(help="auto: no thresholds; paper: as printed; paper-…: ablations.")] = (
         RecipeName.auto
@@ -117,7 +118,7 @@ def _complete(wanted: "Trial", names: list[str], results: Path) -> None:
         typer.echo(plain(f"{_line(record.read(file))} {'→' if name in missing else 'is already in'} {file}"))
 
 
-@app.command()
+@app.command(cls=Command)
 def tables(
     results: Annotated[Path | None, typer.Option(help="A folder of results; default: those of the package.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, as in the README.")] = False,

@@ -5,57 +5,104 @@ from typing import Annotated
 
 import typer
 
-from cleanweb.commands import JsonOption, Quiet, print_summary
-from cleanweb.errors import SomeUnreadable
-from cleanweb.settings import DEFAULT_RUN, Settings
+from cleanweb import config
+from cleanweb.commands import JsonOption, Quiet, Verbose, came_from, print_summary
+from cleanweb.errors import SomeUnreadable, UsageError
+from cleanweb.settings import DEFAULT_RUN, Settings, checked
 from cleanweb.terminal import Method, RecipeName, Tune, showing_progress, words_for_errors
+from cleanweb.usage import SETTINGS_FILE
+
+_INPUT, _OUTPUT, _LEARNING, _NETWORK, _MACHINE = "What goes in", "What comes out", "Learning", "Network", "Machine"
+
+
+def _configure(ctx: typer.Context, file: Path | None) -> Path | None:
+    """The settings file's values become the options' defaults."""
+    if not ctx.resilient_parsing:
+        with words_for_errors():
+            found = config.read(file)
+        ctx.default_map, ctx.meta[SETTINGS_FILE] = found.values, found.file
+    return file
+
+
+def _hyperparameters(ctx: typer.Context, given: list[str] | None) -> list[str]:
+    """The settings file's table, then what the command line says: the last word counts."""
+    return [*(ctx.default_map or {}).get("hyperparameters", []), *(given or [])]
 
 
 def fit(
+    ctx: typer.Context,
     source: Annotated[
         Path,
         typer.Argument(metavar="SOURCE", help="A folder of images, a table of paths and labels, or Parquet files."),
     ],
-    labels: Annotated[Path | None, typer.Option(help="Table of paths and labels: CSV, TSV, JSONL, Parquet.")] = None,
-    out: Annotated[Path, typer.Option(envvar="CLEANWEB_RUN", help="The run folder to write.")] = Path(DEFAULT_RUN),
-    path_column: Annotated[str | None, typer.Option(help="The table's column of paths; default: guessed.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="The table's column of labels; default: guessed.")] = None,
-    trusted: Annotated[
-        Path | None,
-        typer.Option(help="Table of labels that a person has verified; an empty label: none of the classes."),
-    ] = None,
-    method: Annotated[Method, typer.Option(help="How to learn from noisy labels.")] = Method.josrc,
-    recipe: Annotated[RecipeName, typer.Option(help="auto: no thresholds; paper: as printed; paper-…: ablations.")] = (
-        RecipeName.auto
-    ),
-    noise_rate: Annotated[float | None, typer.Option(help="Share of wrong labels, if the method asks.")] = None,
-    backbone: Annotated[str, typer.Option(help="auto, cnn7, a timm name, hf-hub:…, local-dir:… or a folder.")] = "auto",
-    weights: Annotated[str, typer.Option(help="auto, pretrained, none, or a .safetensors file.")] = "auto",
-    tune: Annotated[Tune, typer.Option(help="full: train the whole network; head: a head on frozen features.")] = (
-        Tune.auto
-    ),
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of training; default: the recipe's.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=2, help="Images a step; default: the recipe's.")] = None,
-    image_size: Annotated[int | None, typer.Option(min=16, help="Input side, px; default: the backbone's.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes to read images; default: all cores.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Replace what the run folder holds.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 4 where files were unreadable.")] = False,
+    labels: Annotated[Path | None, typer.Option(metavar="TABLE", rich_help_panel=_INPUT,
+        help="Table of paths and labels: CSV, TSV, JSONL, Parquet.")] = None,
+    path_column: Annotated[str | None, typer.Option(metavar="NAME", rich_help_panel=_INPUT,
+        help="The table's column of paths; default: guessed.")] = None,
+    label_column: Annotated[str | None, typer.Option(metavar="NAME", rich_help_panel=_INPUT,
+        help="The table's column of labels; default: guessed.")] = None,
+    trusted: Annotated[Path | None, typer.Option(metavar="TABLE", rich_help_panel=_INPUT,
+        help="Table of labels that a person has verified; an empty label: none of the classes.")] = None,
+    settings_file: Annotated[Path | None, typer.Option("--config", metavar="FILE", rich_help_panel=_INPUT,
+        is_eager=True, callback=_configure,
+        help="Settings in TOML; default: cleanweb.toml or [tool.cleanweb] in pyproject.toml, here.")] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", envvar="CLEANWEB_RUN", rich_help_panel=_OUTPUT,
+        help="The run folder to write.")] = Path(DEFAULT_RUN),
+    fresh: Annotated[bool, typer.Option("--fresh", rich_help_panel=_OUTPUT,
+        help="Replace what the run folder holds.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", rich_help_panel=_OUTPUT,
+        help="Exit with 4 where files were unreadable.")] = False,
+    method: Annotated[Method, typer.Option(rich_help_panel=_LEARNING,
+        help="How to learn from noisy labels.")] = Method.josrc,
+    recipe: Annotated[RecipeName, typer.Option(rich_help_panel=_LEARNING,
+        help="auto: no thresholds; paper: as printed; paper-…: ablations.")] = RecipeName.auto,
+    noise_rate: Annotated[float | None, typer.Option(metavar="SHARE", rich_help_panel=_LEARNING,
+        help="Share of wrong labels, if the method asks.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", rich_help_panel=_LEARNING,
+        help="Epochs of training; default: the recipe's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, metavar="N", rich_help_panel=_LEARNING,
+        help="Images a step; default: the recipe's.")] = None,
+    hyperparameters: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", rich_help_panel=_LEARNING,
+        callback=_hyperparameters, help="Another value in the recipe, as lr=0.01; repeatable.")] = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", rich_help_panel=_LEARNING,
+        help="Seed of every random choice.")] = 0,
+    backbone: Annotated[str, typer.Option(metavar="NAME", rich_help_panel=_NETWORK,
+        help="auto, cnn7, cnn5, a timm name, hf-hub:…, local-dir:… or a folder.")] = "auto",
+    weights: Annotated[str, typer.Option(metavar="FILE", rich_help_panel=_NETWORK,
+        help="auto, pretrained, none, or a .safetensors file.")] = "auto",
+    tune: Annotated[Tune, typer.Option(rich_help_panel=_NETWORK,
+        help="full: train the whole network; head: a head on frozen features.")] = Tune.auto,
+    image_size: Annotated[int | None, typer.Option(min=16, metavar="PX", rich_help_panel=_NETWORK,
+        help="Input side; default: the backbone's.")] = None,
+    device: Annotated[str, typer.Option(metavar="NAME", rich_help_panel=_MACHINE,
+        help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    workers: Annotated[int | None, typer.Option(min=0, metavar="N", rich_help_panel=_MACHINE,
+        help="Processes to read images; default: all cores; 0: none but this.")] = None,
     as_json: JsonOption = False,
     quiet: Quiet = False,
-) -> None:
-    """Learn from the noisy labels, judge every image, retrain a classifier, write the manifest.
+    verbose: Verbose = 0,
+) -> None:  # fmt: skip
+    """Learn from the noisy labels, and tag every image clean, relabeled, ood or unusable.
 
-    An interrupted run goes on when the same command is given again.
+    Writes the manifest, a report and a retrained classifier into the run folder. An interrupted run goes on when the
+    same command is given again.
+
+    \b
+    Examples:
+      cleanweb fit crawl                                 a folder per class
+      cleanweb fit crawl --labels labels.csv             a folder and a table
+      cleanweb fit crawl --backbone resnet50.a1_in1k --epochs 30
+      cleanweb fit crawl --set lr=0.01 --set folds=3     other values in the recipe
     """
-    settings = Settings(
-        source=source, labels=labels, out=out, path_column=path_column, label_column=label_column,
-        trusted=trusted, method=str(method), recipe=str(recipe), noise_rate=noise_rate, backbone=backbone,
-        weights=weights, tune=str(tune), epochs=epochs, batch_size=batch_size, image_size=image_size, seed=seed,
-        device=device, workers=workers, fresh=fresh, strict=strict,
-    )  # fmt: skip
-    with words_for_errors(), showing_progress(quiet or as_json) as progress:
+    with words_for_errors():
+        settings = Settings(
+            source=source, labels=labels, out=out, path_column=path_column, label_column=label_column,
+            trusted=trusted, method=str(method), recipe=str(recipe), noise_rate=noise_rate, backbone=backbone,
+            weights=weights, tune=str(tune), epochs=epochs, batch_size=batch_size, image_size=image_size, seed=seed,
+            device=device, workers=workers, fresh=fresh, strict=strict, hyperparameters=_parsed(hyperparameters or []),
+            origin=_origin(ctx),
+        )  # fmt: skip
+    with words_for_errors(), showing_progress(quiet) as progress:
         from cleanweb import pipeline, summary
 
         run = pipeline.fit(settings, progress)
@@ -65,3 +112,19 @@ def fit(
         if strict and digest.unreadable:
             n = sum(digest.unreadable.values())
             raise SomeUnreadable(f"{n} files could not be read: see SELECT * FROM unusable.")
+
+
+def _parsed(pairs: list[str]) -> dict[str, float | int | str]:
+    """name=value, in the types of the recipe."""
+    wrong = next((pair for pair in pairs if "=" not in pair), None)
+    if wrong is not None:
+        raise UsageError(f"--set takes name=value, as --set lr=0.01, not {wrong!r}.")
+    split = [pair.split("=", 1) for pair in pairs]
+    return {name.strip(): checked(name.strip(), value.strip()) for name, value in split}
+
+
+def _origin(ctx: typer.Context) -> dict[str, str]:
+    """Which settings stand in the settings file or the environment."""
+    places = {"default_map": ctx.meta.get(SETTINGS_FILE, ""), "environment": "the environment (CLEANWEB_RUN)"}
+    options = {name: "set" if name == "hyperparameters" else name for name in ctx.params}
+    return {option: places[where] for name, option in options.items() if (where := came_from(ctx, name)) in places}

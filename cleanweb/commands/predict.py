@@ -13,12 +13,18 @@ from cleanweb.terminal import plain, words_for_errors
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Images, or folders of images.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Images, or folders of images.")],
     run: RunOption = Path(DEFAULT_RUN),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, mps.")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Label images with the retrained classifier: path, label, probability."""
+    """Label images with the retrained classifier: path, label, probability.
+
+    \b
+    Examples:
+      cleanweb predict photo.jpg more-photos/
+      cleanweb predict photos/ --json > labels.jsonl
+    """
     with words_for_errors():
         from cleanweb import prediction
 

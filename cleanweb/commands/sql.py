@@ -16,11 +16,20 @@ SqlFormat = choice("SqlFormat", ("table", "csv", "json"))
 
 
 def sql(
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="SQL on images, classes, epochs, runs and the views.")],
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="One statement, in quotes.")],
     format: Annotated[SqlFormat, typer.Option("--format", "-f", help="How to print the rows.")] = SqlFormat.table,
     run: RunOption = Path(DEFAULT_RUN),
 ) -> None:
-    """Ask the manifest, read-only: cleanweb sql "SELECT verdict, count(*) FROM images GROUP BY 1"."""
+    """Ask the manifest in SQL, read-only.
+
+    Tables: images, classes, transition_matrix, epochs, runs. Views: clean, relabeled, ood, unusable, trainable,
+    transitions. DESCRIBE images names the columns.
+
+    \b
+    Examples:
+      cleanweb sql "SELECT verdict, count(*) FROM images GROUP BY 1"
+      cleanweb sql "SELECT * FROM transitions" --format csv > transitions.csv
+    """
     with words_for_errors():
         from cleanweb import manifest
 
