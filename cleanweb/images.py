@@ -24,12 +24,13 @@ from cleanweb import pixelcache, signatures
 from cleanweb.errors import MachineError
 from cleanweb.pixelcache import PixelCache, Place
 from cleanweb.records import ImageFacts, Progress, Status
-from cleanweb.workers import Failed, run
+from cleanweb.workers import Failed, memory_share, run
 
 MAX_PIXELS = 178_956_970  # what Pillow too calls a decompression bomb: 512 MiB of RGB
 MAX_BYTES = 500_000_000
-# Decoders that run other programs, or are stubs that wait for a handler: never opened, so nothing can be run.
-REFUSED = {"BUFR", "EPS", "FPX", "GRIB", "HDF5", "MIC", "MPEG", "WMF"}
+# Decoders that run other programs, open whatever they hold with any decoder (IPTC: a PostScript drawing, say), or are
+# stubs that wait for a handler: never opened, so nothing can be run.
+REFUSED = {"BUFR", "EPS", "FPX", "GRIB", "HDF5", "IPTC", "MIC", "MPEG", "WMF"}
 
 
 class _Trouble(Exception):
@@ -244,7 +245,7 @@ def inspect(
     facts: dict[int, ImageFacts] = {}
     places: dict[int, Place] = {}
     start = partial(_inspector, cache_folder, size_px)
-    for done, (i, answer) in enumerate(run(start, contents, workers), 1):
+    for done, (i, answer) in enumerate(run(start, contents, workers, memory_bytes=memory_share(workers)), 1):
         if isinstance(answer, Failed):
             facts[i] = ImageFacts(Status.ERROR, answer.words)
         elif isinstance(answer, MachineError):

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -99,7 +98,7 @@ class RunFolder:
             with self.scores.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 scores = Scores(**{field.name: stored[field.name] for field in fields(Scores)})
                 return stored["scored"], scores, [str(c) for c in stored["classes"]], json.loads(str(stored["rule"]))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # zipfile, numpy and json raise whatever their parsers raise
             raise RunError(f"The scores {self.scores} are damaged. Run `cleanweb fit --fresh`.") from error
 
     def _mark(self) -> object:

@@ -6,8 +6,10 @@ process, so that a crawl of any size takes little memory; answers come back one 
 which item a process was working on.
 """
 
+import contextlib
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
@@ -17,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 from cleanweb.errors import MachineError
@@ -27,6 +30,7 @@ Start = Callable[[int], Callable[[Any], Any]]
 BUNCH_S = 0.1  # a bunch of items should take this long: long beside a message, short beside the whole
 BUNCH_ITEMS = 64
 BUNCH_BYTES = 4 << 20
+LEAST_BYTES, MOST_BYTES = 1 << 30, 4 << 30  # of memory for one process
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +40,16 @@ class Failed:
     words: str
 
 
-def run(start: Start, items: Iterable[Keyed], workers: int, deadline_s: float = 60.0) -> Iterator[Keyed]:
+def run(
+    start: Start, items: Iterable[Keyed], workers: int, deadline_s: float = 60.0, memory_bytes: int | None = None
+) -> Iterator[Keyed]:
     """Answer every (key, item) with (key, function(item)), in any order, on `workers` processes; 0: in this process.
 
     `start(number)` is called once in each process, with a number never given before, and returns the function; it must
     be picklable. An item whose function raises, whose process dies or that takes longer than `deadline_s` seconds is
-    answered with `Failed` (in this process only the first of the three can be caught). Leaving the iterator, by Ctrl-C
-    too, ends all processes. Raises MachineError where processes do not even start.
+    answered with `Failed` (in this process only the first of the three can be caught). A process that asks for more than
+    `memory_bytes` beyond what it began with gets a MemoryError, where the system can limit it (Linux). Leaving the
+    iterator, by Ctrl-C too, ends all processes. Raises MachineError where processes do not even start.
     """
     if workers == 0:
         function = start(0)
@@ -54,7 +61,7 @@ def run(start: Start, items: Iterable[Keyed], workers: int, deadline_s: float = 
         while True:
             queue.refill()
             while queue.waiting and len(pool) < workers:
-                pool.append(_Worker(start, next(numbers)))
+                pool.append(_Worker(start, next(numbers), memory_bytes))
             for worker in pool:
                 if worker.ready and not worker.handed:
                     worker.give(queue)
@@ -96,10 +103,10 @@ class _Queue:
 
 
 class _Worker:
-    def __init__(self, start: Start, number: int):
+    def __init__(self, start: Start, number: int, memory_bytes: int | None):
         context = multiprocessing.get_context("spawn")
         self.pipe, far_end = context.Pipe()
-        self.process = context.Process(target=_serve, args=(far_end, start, number), daemon=True)
+        self.process = context.Process(target=_serve, args=(far_end, start, number, memory_bytes), daemon=True)
         self.handed: deque[Keyed] = deque()  # out and not answered; the first is being worked on
         self.ready = self.gone = False
         self.given = 0
@@ -146,6 +153,8 @@ class _Worker:
                 f"A worker process ended before it began (exit code {code}). Use --workers 0 to work in one process; "
                 "in a script of your own, put the call under: if __name__ == '__main__':"
             )
+        if code == -signal.SIGKILL:
+            return "the decoder was killed (signal 9), perhaps for its memory"
         return f"the decoder crashed (signal {-code})" if code and code < 0 else f"the decoder ended (exit code {code})"
 
     def _bury(self, queue: _Queue, words: str) -> Iterator[Keyed]:
@@ -172,10 +181,12 @@ def _attempt(function: Callable[[Any], Any], item: Any) -> Any:
         return Failed(f"{type(error).__name__}: {error}")
 
 
-def _serve(pipe: Connection, start: Start, number: int) -> None:
+def _serve(pipe: Connection, start: Start, number: int, memory_bytes: int | None) -> None:
     """The life of a process: bunches in, answers out, until the pipe closes."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     function = start(number)
+    if memory_bytes is not None:
+        _limit_memory(memory_bytes)
     try:
         pipe.send("ready")
         while True:
@@ -189,6 +200,32 @@ def _end_with_parent() -> None:
     """A parent that is killed cannot end its children, and one inside a decoder would not notice its end."""
     wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
+
+
+def memory_share(workers: int) -> int:
+    """What each of so many processes may take, in bytes: together at most what the machine has free, and no more than
+    the largest picture needs."""
+    free = []
+    with contextlib.suppress(OSError, AttributeError):  # not Linux
+        free.append(int(re.search(r"^MemAvailable: *(\d+) kB", _read("/proc/meminfo"), re.M)[1]) * 1024)
+    with contextlib.suppress(OSError, ValueError):  # in no container, or in one without a limit
+        free.append(int(_read("/sys/fs/cgroup/memory.max")) - int(_read("/sys/fs/cgroup/memory.current")))
+    return max(LEAST_BYTES, min([MOST_BYTES, *(n // max(workers, 1) for n in free)]))
+
+
+def _limit_memory(more_bytes: int) -> None:
+    """No more than that beyond what this process holds already: an allocation fails, and the machine goes on."""
+    with contextlib.suppress(ImportError, OSError, TypeError, ValueError):  # no such limits, or no such words, here
+        import resource
+
+        held = int(re.search(r"^VmData:\s*(\d+) kB", _read("/proc/self/status"), re.M)[1]) * 1024
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = held + more_bytes
+        resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def _read(file: str) -> str:
+    return Path(file).read_text(encoding="ascii")
 
 
 @contextmanager
