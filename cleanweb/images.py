@@ -169,12 +169,11 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 def _to_8_bit(values: np.ndarray) -> np.ndarray:
     """(h, w) of wide integers or floats → uint8. The range is not written in the file, so it is read off the values."""
-    wide = values.dtype.kind == "u"
+    if values.dtype.kind == "u":  # 16 bits
+        return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
     values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = values.min(), values.max()
-    if wide:
-        low, high = 0, 65535
-    elif low < 0 or high > 65535:
+    if low < 0 or high > 65535:
         high = max(high, low + 1)
     else:  # 0…1 are floats' whites, 255 and 65535 those of 8 and 16 bits
         low, high = 0, next(white for white in (1, 255, 65535) if high <= white)
@@ -276,6 +275,32 @@ def _inspector(cache_folder: Path | None, size_px: int, number: int) -> Callable
             return MachineError(f"The decoded images cannot be kept in {cache_folder}: {error}. Free some space there.")
 
     return inspect_and_keep
+
+
+def squares(files: Iterable[Path], side_px: int, workers: int) -> Iterator[tuple[ImageFacts, np.ndarray | None]]:
+    """Facts of every file, in order, and its centre square (side, side, 3) uint8 where it is a picture; supervised as
+    in `inspect`, nothing is kept."""
+    ready: dict[int, tuple[ImageFacts, np.ndarray | None]] = {}
+    start, due = partial(_squarer, side_px), 0
+    for i, answer in run(start, enumerate(files), workers, memory_bytes=memory_share(workers)):
+        ready[i] = (ImageFacts(Status.ERROR, answer.words), None) if isinstance(answer, Failed) else answer
+        while due in ready:
+            yield ready.pop(due)
+            due += 1
+
+
+def _squarer(side_px: int, _: int) -> Callable[[Path], tuple[ImageFacts, np.ndarray | None]]:
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
+    def open_and_cut(file: Path) -> tuple[ImageFacts, np.ndarray | None]:
+        with quiet():
+            facts, picture = inspect_one(file)
+        if picture is None:
+            return facts, None
+        square = pixelcache.centre_square(picture, side_px)
+        return facts, square if len(square) == side_px else pixelcache.resized(square, side_px)
+
+    return open_and_cut
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Every network here is a timm model, so that what is saved opens with `timm.creat
 """
 
 import copy
+import json
 import logging
 import os
 import socket
@@ -258,8 +259,9 @@ def _full_name(name: str) -> str:
 def _model_folder(path: Path) -> Path:
     if not (path / "config.json").is_file():
         raise MachineError(f"There is no model in {path}: looked for {path / 'config.json'}.")
-    if not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
-        raise MachineError(f"There are no weights in {path}: looked for {path / 'model.safetensors'}.")
+    if not (path / "model.safetensors").is_file():  # timm would take others, too
+        raise MachineError(f"There are no weights in {path}: looked for {path / 'model.safetensors'}. Other formats "
+                           "are not loaded, since they can run code.")  # fmt: skip
     return path.resolve()
 
 
@@ -329,12 +331,27 @@ def save_classifier(model: nn.Module, folder: Path, class_names: list[str], size
 
 
 def load_classifier(folder: Path) -> tuple[nn.Module, list[str]]:
-    """The classifier of a run, in evaluation mode, and its class names in logit order. Raises RunError-like words."""
-    import json
+    """The classifier of a run, in evaluation mode, and its class names in logit order.
 
+    Raises RunError where the folder holds something else, MachineError where its weights cannot be loaded.
+    """
     folder = _model_folder(Path(folder))
+    config = folder / "config.json"
     try:
-        names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["label_names"]
-    except (ValueError, KeyError) as error:
-        raise RunError(f"{folder / 'config.json'} is not the configuration of a cleanweb classifier.") from error
+        names = _label_names(json.loads(config.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunError(f"{config} is not the configuration of a cleanweb classifier.") from error
     return Backbone(f"local-dir:{folder}", True).build(len(names)).eval(), names
+
+
+def _label_names(config: Any) -> list[str]:
+    """Of a classifier's configuration, where it is one that `save_classifier` could have written."""
+    names, pixels = config["label_names"], config["pretrained_cfg"]
+    if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+        raise ValueError("no list of names")
+    channels, height, width = pixels["input_size"]
+    if channels != 3 or height != width or height not in range(16, 4097):
+        raise ValueError("no size of a picture")
+    if not all(isinstance(x, int | float) and 0 <= x <= 1 for x in (*pixels["mean"], *pixels["std"])):
+        raise ValueError("no mean and standard deviation of pixels")
+    return names

@@ -3,15 +3,16 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from cleanweb import images, machine
 from cleanweb.errors import RunError, UsageError
 from cleanweb.network import load_classifier
-from cleanweb.pixelcache import centre_square, resized
-from cleanweb.records import Status
+from cleanweb.records import ImageFacts, Status
 from cleanweb.views import Pixels
 
 _BATCH = 32
@@ -40,41 +41,28 @@ def predict(sources: Sequence[Path], classifier: Path, device: str = "auto") -> 
     model = model.to(at)
     config = model.pretrained_cfg
     pixels = Pixels(config["input_size"][-1], tuple(config["mean"]), tuple(config["std"]))
-    for first in range(0, len(files), _BATCH):
-        yield from _predict(files[first : first + _BATCH], model, names, pixels, at)
+    opened = zip(files, images.squares(files, pixels.size_px, min(machine.cores(), len(files))), strict=True)
+    while batch := list(islice(opened, _BATCH)):
+        yield from _predict(batch, model, names, pixels, at)
 
 
 def _predict(
-    files: list[Path], model: torch.nn.Module, names: list[str], pixels: Pixels, device: torch.device
-) -> Iterator[Prediction]:
-    opened = [_square(file, pixels.size_px) for file in files]
-    squares = [square for square, _ in opened if square is not None]
+    opened: list[tuple[Path, tuple[ImageFacts, np.ndarray | None]]], model: torch.nn.Module, names: list[str],
+    pixels: Pixels, device: torch.device,
+) -> Iterator[Prediction]:  # fmt: skip
+    squares = [torch.from_numpy(square.copy()) for _, (_, square) in opened if square is not None]
     answers = iter(())
     if squares:
         with torch.inference_mode():
             batch = torch.stack(squares).to(device)
             top = model(pixels.normalise(batch)).float().softmax(1).max(1)
         answers = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    for file, (square, words) in zip(files, opened, strict=True):
+    for file, (facts, square) in opened:
         if square is None:
-            yield Prediction(str(file), None, None, words)
+            yield Prediction(str(file), None, None, "no such file" if facts.status == Status.MISSING else facts.error)
         else:
             k, probability = next(answers)
             yield Prediction(str(file), names[k], probability)
-
-
-def _square(file: Path, side: int) -> tuple[torch.Tensor | None, str]:
-    """The image as the classifier was trained on it, uint8 (side, side, 3), or None and why."""
-    if not file.exists():
-        return None, "no such file"
-    with images.quiet():
-        facts, picture = images.inspect_one(file)
-    if facts.status != Status.OK or picture is None:
-        return None, facts.error
-    square = centre_square(picture, side)
-    if len(square) != side:
-        square = resized(square, side)
-    return torch.from_numpy(square.copy()), ""
 
 
 def _files(source: Path) -> Iterator[Path]:

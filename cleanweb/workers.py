@@ -47,9 +47,9 @@ def run(
 
     `start(number)` is called once in each process, with a number never given before, and returns the function; it must
     be picklable. An item whose function raises, whose process dies or that takes longer than `deadline_s` seconds is
-    answered with `Failed` (in this process only the first of the three can be caught). A process that asks for more than
-    `memory_bytes` beyond what it began with gets a MemoryError, where the system can limit it (Linux). Leaving the
-    iterator, by Ctrl-C too, ends all processes. Raises MachineError where processes do not even start.
+    answered with `Failed` (in this process only the first of the three can be caught). A process that asks for more
+    than `memory_bytes` beyond what it began with gets a MemoryError, where the system can limit it (Linux). Leaving
+    the iterator, by Ctrl-C too, ends all processes. Raises MachineError where processes do not even start.
     """
     if workers == 0:
         function = start(0)

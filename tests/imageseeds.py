@@ -3,6 +3,7 @@
 import gzip
 import io
 import struct
+import warnings
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -17,7 +18,9 @@ def picture(mode: str = "RGB", seed: int = 0, side: int = SIDE) -> Image.Image:
 
 def saved(format: str, mode: str = "RGB", **options: object) -> bytes:
     out = io.BytesIO()
-    picture(mode).save(out, format, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        picture(mode).save(out, format, **options)
     return out.getvalue()
 
 

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import signal
 import subprocess
 from pathlib import Path
 
@@ -327,6 +328,32 @@ def test_a_process_that_fails_is_a_status_and_a_full_disk_an_error(tmp_path, mon
     monkeypatch.setattr(images, "inspect_one", lambda content: 1 / 0)
     facts, _ = inspect([(0, content)], 1, None, 32, 0, silent)
     assert facts[0] == ImageFacts(Status.ERROR, "ZeroDivisionError: division by zero")
+
+
+def crash_at_png(number):
+    """What stands in for a decoder with a bug: one that takes its process with it, or never comes back."""
+    act = images._squarer(32, number)
+
+    def decode(file):
+        if file.name == "crash.png":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return act(file)
+
+    return decode
+
+
+def test_squares_come_in_order_and_a_crash_costs_one_of_them(tmp_path, monkeypatch):
+    files = crawl(tmp_path / "crawl", 12)
+    files[5] = files[5].rename(tmp_path / "crash.png")
+    monkeypatch.setattr(images, "partial", lambda *_: crash_at_png)
+    found = list(images.squares(files, 32, 2))
+    assert found[5] == (ImageFacts(Status.ERROR, "the decoder crashed (signal 11)"), None)
+    assert [square is None for _, square in found] == [i in (5, 12, 13) for i in range(14)]
+    for file, (facts, square) in zip(files, found, strict=True):
+        if square is not None:
+            assert facts == inspect_one(file)[0]
+            assert square.shape == (32, 32, 3)
+            assert np.array_equal(square, pixelcache.resized(centre_square(Image.open(file), 32), 32))
 
 
 def test_c_libraries_write_nothing(capfd):

@@ -27,6 +27,10 @@ def start(number: int):
                 os.kill(os.getpid(), signal.SIGSEGV)
             case "sleep":
                 time.sleep(60)
+            case "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "eat":
+                return len(bytearray(1 << 30))
             case "number":
                 return number
         return item * 2
@@ -57,6 +61,37 @@ def test_a_crash_or_a_hang_costs_one_item_and_says_which():
     assert answers.pop(20) == Failed("took longer than 1.5 s")
     assert answers.pop(33) == Failed("the decoder ended (exit code 3)")
     assert all(answer == 2 * key for key, answer in answers.items())
+
+
+def test_a_process_that_is_killed_for_its_memory_costs_one_item():
+    answers = dict(workers.run(start, [(0, 1), (1, "killed"), (2, 3)], 1))
+    assert answers == {0: 2, 1: Failed("the decoder was killed (signal 9), perhaps for its memory"), 2: 6}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no system but Linux limits what a process may write to")
+def test_an_item_that_eats_the_memory_is_refused_it():
+    items = [(0, 1), (1, "eat"), (2, "number")]
+    assert dict(workers.run(start, items, 1, memory_bytes=1 << 29)) == {0: 2, 1: Failed("MemoryError: "), 2: 0}
+    assert dict(workers.run(start, items, 1, memory_bytes=1 << 31))[1] == 1 << 30
+
+
+@pytest.mark.parametrize("n_workers", [0, 1, 2, 1000])
+def test_every_process_gets_a_share_of_the_memory(n_workers, monkeypatch):
+    texts = {"/proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    6291456 kB\n"}
+
+    def read(file):
+        if file not in texts:
+            raise FileNotFoundError
+        return texts[file]
+
+    monkeypatch.setattr(workers, "_read", read)
+    assert workers.memory_share(n_workers) == {0: 4 << 30, 1: 4 << 30, 2: 3 << 30, 1000: 1 << 30}[n_workers]
+    texts |= {"/sys/fs/cgroup/memory.max": "max\n", "/sys/fs/cgroup/memory.current": "5\n"}
+    assert workers.memory_share(2) == 3 << 30
+    texts |= {"/sys/fs/cgroup/memory.max": str(5 << 30), "/sys/fs/cgroup/memory.current": str(1 << 30)}
+    assert workers.memory_share(2) == 2 << 30
+    texts.clear()
+    assert workers.memory_share(n_workers) == 4 << 30
 
 
 def test_a_replaced_process_gets_a_new_number():
