@@ -13,7 +13,7 @@ from cleanweb.errors import CrawlError
 from cleanweb.methods import Watch, unwatched
 from cleanweb.network import save_classifier
 from cleanweb.pixelcache import PixelCache
-from cleanweb.records import UNVERIFIED, ImageFacts, Progress, Sample, Status, silent
+from cleanweb.records import CLOSED, UNVERIFIED, ImageFacts, Progress, Sample, Status, silent
 from cleanweb.report import write_if_possible
 from cleanweb.runfolder import Run, RunFolder
 from cleanweb.schema import SCHEMA_VERSION
@@ -30,7 +30,8 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
     started = datetime.now(UTC)
     folder = RunFolder(settings.out)
     folder.refuse_finished(settings.fresh)
-    crawl = readers.read(settings.source, settings.labels, settings.path_column, settings.label_column)
+    crawl = readers.read(settings.source, settings.labels, settings.path_column, settings.label_column,
+                         settings.allow_outside, settings.merge_labels)  # fmt: skip
     people = {} if settings.trusted is None else read_trusted(settings.trusted, crawl.samples, crawl.root)
     folder.refuse_inside(crawl.root)
     device = machine.choose_device(settings.device)
@@ -90,8 +91,7 @@ def inspect(
     samples: list[Sample], folder: RunFolder, side_px: int, workers: int | None, progress: Progress
 ) -> tuple[list[ImageFacts], PixelCache]:
     """Facts of every sample, and the pixels; a row that names a path again has its first row's facts."""
-    closed = (Status.MISSING, Status.REPEATED, Status.CONFLICTING)
-    total = sum(sample.status not in closed for sample in samples)
+    total = sum(sample.status not in CLOSED for sample in samples)
     workers = machine.cores() if workers is None else workers
     contents = readers.contents(samples)
     found, cache = images.inspect(contents, total, folder.cache / "pixels", side_px, workers, progress)

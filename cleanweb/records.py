@@ -35,6 +35,7 @@ class Status(StrEnum):
     REPEATED = "repeated"  # the table names this path again, with the same label
     CONFLICTING = "conflicting"  # the table names this path again, with another label
     MISSING = "missing"  # no such file
+    OUTSIDE = "outside"  # the path, or a link, leads out of the crawl folder: it is not opened
     # found by inspecting the file
     EMPTY = "empty"  # zero bytes
     TRUNCATED = "truncated"  # the picture breaks off
@@ -50,8 +51,9 @@ MEANING = {
     Verdict.OOD: "none of the classes",
     Verdict.UNUSABLE: "no readable image, or no label",
 }
-UNREADABLE = (Status.MISSING, Status.EMPTY, Status.TRUNCATED, Status.NOT_AN_IMAGE, Status.UNSUPPORTED, Status.TOO_LARGE,
-              Status.ERROR)  # fmt: skip
+UNREADABLE = (Status.MISSING, Status.OUTSIDE, Status.EMPTY, Status.TRUNCATED, Status.NOT_AN_IMAGE, Status.UNSUPPORTED,
+              Status.TOO_LARGE, Status.ERROR)  # fmt: skip
+CLOSED = (Status.REPEATED, Status.CONFLICTING, Status.MISSING, Status.OUTSIDE)  # no file is opened for such a row
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,8 @@ class Settings:
     path_column: str | None = None
     label_column: str | None = None
     trusted: Path | None = None
+    merge_labels: bool = False  # labels that differ only in capitals or spaces are one
+    allow_outside: bool = False  # open files outside the crawl folder, too
     method: str = "josrc"
     recipe: str = "auto"
     noise_rate: float | None = None  # share of wrong labels, for the methods that must be told

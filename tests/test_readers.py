@@ -77,11 +77,47 @@ def test_links_are_followed_once_and_loops_end(tmp_path):
     (tmp_path / "crawl/cat/loop").symlink_to(tmp_path / "crawl")
     (tmp_path / "crawl/dog/more").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "crawl/dog/lost.jpg").symlink_to(tmp_path / "nothing")
-    crawl = read(tmp_path / "crawl")
+    crawl = read(tmp_path / "crawl", allow_outside=True)
     found = rows(crawl)
     assert ("dog/more/c.jpg", "dog", "ok") in found
     assert ("dog/lost.jpg", "dog", "missing") in found
     assert len(found) == len(set(found)) < 10
+
+
+def test_links_that_lead_out_of_the_crawl_are_not_followed(tmp_path):
+    files(tmp_path / "crawl", "cat/a.jpg", "dog/b.jpg", "dog/deep/c.jpg")
+    files(tmp_path / "elsewhere", "secret.jpg", "more/secret.jpg")
+    (tmp_path / "crawl/cat/link.jpg").symlink_to(tmp_path / "elsewhere/secret.jpg")
+    (tmp_path / "crawl/cat/folder").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "crawl/cat/lost.jpg").symlink_to(tmp_path / "elsewhere/nothing")
+    (tmp_path / "crawl/cat/up.jpg").symlink_to("../../elsewhere/secret.jpg")
+    (tmp_path / "crawl/rat").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "crawl/loose.jpg").symlink_to(tmp_path / "elsewhere/secret.jpg")
+    (tmp_path / "crawl/dog/within.jpg").symlink_to(tmp_path / "crawl/cat/a.jpg")
+    (tmp_path / "crawl/dog/through").symlink_to(tmp_path / "crawl/dog/deep")
+    (tmp_path / "crawl/cat/chain.jpg").symlink_to("link.jpg")
+    (tmp_path / "near").symlink_to(tmp_path / "crawl")  # the crawl itself may be given by a link
+    crawl = read(tmp_path / "near")
+    out = {s.path: s for s in crawl.samples if s.status == Status.OUTSIDE}
+    assert set(out) == {"cat/link.jpg", "cat/folder", "cat/lost.jpg", "cat/up.jpg", "rat", "loose.jpg", "cat/chain.jpg"}
+    assert {s.path for s in crawl.samples} - set(out) == {"cat/a.jpg", "dog/b.jpg", "dog/deep/c.jpg", "dog/within.jpg"}
+    assert all(s.file == "" for s in out.values())  # nothing later can open it
+    assert "elsewhere" in out["rat"].note
+    assert not [content for _, content in contents(crawl.samples) if content.read_bytes().endswith(b"secret.jpg")]
+    assert any("7 images lie outside" in note and "--allow-outside" in note for note in crawl.notes)
+    everything = read(tmp_path / "near", allow_outside=True)
+    assert sum(s.status == Status.OK for s in everything.samples) == 11
+    assert all(s.status in (Status.OK, Status.MISSING, Status.UNLABELED) for s in everything.samples)
+
+
+def test_class_folders_that_all_lead_out_are_explained(tmp_path):
+    files(tmp_path / "real", "cat/a.jpg", "dog/b.jpg")
+    (tmp_path / "crawl").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / "crawl" / name).symlink_to(tmp_path / "real" / name)
+    with pytest.raises(CrawlError, match="--allow-outside"):
+        read(tmp_path / "crawl")
+    assert len(read(tmp_path / "crawl", allow_outside=True).samples) == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are not text")
@@ -170,10 +206,59 @@ def test_paths_are_found_beside_the_table_too_and_outside(tmp_path):
     labels = table(
         tmp_path / "tables", f"path,label\na.jpg,cat\nb.jpg,dog\n{tmp_path}/c.jpg,cat\n../images/a.jpg,cat\n"
     )
-    crawl = read(tmp_path / "images", labels)
+    crawl = read(tmp_path / "images", labels, allow_outside=True)
     outside = [f"{tmp_path.as_posix()}/{name}" for name in ("tables/b.jpg", "c.jpg")]
     assert [s.path for s in crawl.samples] == ["a.jpg", *outside, "a.jpg"]
     assert crawl.samples[3].status == Status.REPEATED
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_table_cannot_lead_out_of_the_crawl_folder(tmp_path, kind):
+    files(tmp_path, "crawl/a.jpg", "crawl/b.jpg", "crawl/sub/c.jpg", "secret.jpg", "crawl-too/d.jpg")
+    (tmp_path / "crawl/link.jpg").symlink_to(tmp_path / "secret.jpg")
+    (tmp_path / "crawl/all").symlink_to(tmp_path)
+    inside = ["a.jpg", f"{tmp_path}/crawl/b.jpg", "sub/../sub/c.jpg", "all/crawl/sub/c.jpg"]
+    beyond = ["../secret.jpg", f"{tmp_path}/secret.jpg", "link.jpg", "all/secret.jpg", "sub/../../secret.jpg",
+              "/etc/passwd", "../crawl-too/d.jpg", "..\\secret.jpg", " /etc/passwd"]  # fmt: skip
+    named = [(path, "cat" if i % 2 else "dog") for i, path in enumerate(inside + beyond)]
+    where = tmp_path / f"crawl/labels.{kind}"
+    if kind == "parquet":
+        values = ", ".join(f"('{path}', '{label}')" for path, label in named)
+        parquet(where, f"SELECT * FROM (VALUES {values}) AS t(path, label)")
+    elif kind == "csv":
+        where.write_text("path,label\n" + "".join(f"{path},{label}\n" for path, label in named))
+    else:
+        where.write_text("".join(json.dumps({"path": p, "label": name}) + "\n" for p, name in named))
+    crawl = read(tmp_path / "crawl", where)
+    assert [s.status for s in crawl.samples[: len(inside)]] == [Status.OK] * len(inside)
+    assert [s.status for s in crawl.samples[len(inside) : len(named)]] == [Status.OUTSIDE] * len(beyond)
+    assert len({s.sample_id for s in crawl.samples}) == len(crawl.samples)
+    assert [content.name for _, content in contents(crawl.samples)] == ["a.jpg", "b.jpg", "c.jpg", "c.jpg"]
+    assert all(s.file == "" for s in crawl.samples if s.status == Status.OUTSIDE)
+    free = read(tmp_path / "crawl", where, allow_outside=True)
+    assert not [s for s in free.samples if s.status == Status.OUTSIDE]
+
+
+def test_a_table_alone_may_name_images_anywhere_by_absolute_paths(tmp_path):
+    """It says where they are, and nobody said where they should be; .. and links still lead nowhere."""
+    files(tmp_path, "images/a.jpg", "images/b.jpg", "tables/x", "tables/c.jpg")
+    (tmp_path / "tables/link.jpg").symlink_to(tmp_path / "images/b.jpg")
+    labels = table(tmp_path / "tables", f"path,label\n{tmp_path}/images/a.jpg,cat\nc.jpg,dog\n../images/b.jpg,cat\n"
+                                        "link.jpg,dog\n")  # fmt: skip
+    assert [s.status.value for s in read(labels).samples] == ["ok", "ok", "outside", "outside"]
+    with pytest.raises(CrawlError, match=r"No image lies in the crawl folder.*leads to .*b\.jpg.*--allow-outside"):
+        read(table(tmp_path / "tables", "path,label\n../images/b.jpg,cat\nlink.jpg,dog\n"))
+
+
+def test_parquet_files_that_lead_out_of_their_folder(tmp_path):
+    """As in the cache of the Hugging Face hub: links to blobs that lie elsewhere."""
+    parquet(tmp_path / "blobs/1234", EMBEDDED)
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot/train.parquet").symlink_to(tmp_path / "blobs/1234")
+    with pytest.raises(CrawlError, match="--allow-outside"):
+        read(tmp_path / "snapshot")
+    assert len(read(tmp_path / "snapshot", allow_outside=True).samples) == 6
+    assert len(read(tmp_path / "snapshot/train.parquet").samples) == 6  # given by name
 
 
 def test_a_path_through_another_link_is_the_same_path(tmp_path):
@@ -276,7 +361,23 @@ def test_labels_are_text_as_written(tmp_path):
 
 def test_labels_that_differ_in_spelling_are_told(tmp_path):
     crawl = read(table(files(tmp_path, *"ab"), "file,label\na,Polar Bear\nb,polar bear\n"))
-    assert crawl.notes == ["labels that differ only in spelling: 'Polar Bear', 'polar bear'"]
+    assert crawl.notes == [
+        "labels that differ only in spelling: 'Polar Bear', 'polar bear' (--merge-labels makes them one)"
+    ]
+
+
+def test_labels_that_differ_in_spelling_are_merged_where_asked(tmp_path):
+    text = "path,label\na,Cat\nb,cat\nc,cat\nd,Polar Bear\ne,polar  bear\nf,caf\u00e9\ng,cafe\u0301\na,CAT\nb,dog\n"
+    crawl = read(table(files(tmp_path, *"abcdefg"), text), merge_labels=True)
+    assert [s.given_label for s in crawl.samples] == [
+        *["cat"] * 3, *["Polar Bear"] * 2, *["cafe\u0301"] * 2, "cat", "dog"
+    ]  # fmt: skip
+    assert [s.status.value for s in crawl.samples[7:]] == ["repeated", "conflicting"]
+    assert "labels merged into 'cat': 'CAT', 'Cat', 'cat'" in crawl.notes
+    with pytest.raises(CrawlError, match="only the class 'Cat'"):
+        read(table(tmp_path, "path,label\na,cat\nb,Cat\n"), merge_labels=True)
+    many = "".join(f"a,x{i}\nb,X{i}\n" for i in range(100))
+    assert len(read(table(tmp_path, f"path,label\n{many}")).notes) < 30
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def read_source(path: Path, seed: int = 0) -> Source:
     of the column coarse_id. The test images are those of Parquet files called test…; where there are none, a fifth of
     each class by seed.
     """
-    samples = readers.read(path).samples
+    samples = readers.read(path, allow_outside=True).samples  # a clean set of one's own may be made of links
     ids, coarse = _column(path, "label_id"), _column(path, "coarse_id")
     usable = [i for i, sample in enumerate(samples) if sample.status == Status.OK]
     row_of = {samples[i].given_label: i for i in usable}  # one for each class
@@ -50,7 +50,7 @@ def read_source(path: Path, seed: int = 0) -> Source:
 def _column(path: Path, name: str) -> list[str | None] | None:
     """What a column says of every image; None where there is no such column. It is read as if it were the label."""
     try:
-        return [sample.given_label for sample in readers.read(path, label_column=name).samples]
+        return [sample.given_label for sample in readers.read(path, label_column=name, allow_outside=True).samples]
     except UsageError:
         return None
 

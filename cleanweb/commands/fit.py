@@ -43,6 +43,10 @@ def fit(
         help="The table's column of labels; default: guessed.")] = None,
     trusted: Annotated[Path | None, typer.Option(metavar="TABLE", rich_help_panel=_INPUT,
         help="Table of labels that a person has verified; an empty label: none of the classes.")] = None,
+    merge_labels: Annotated[bool, typer.Option("--merge-labels", rich_help_panel=_INPUT,
+        help="Take labels that differ only in capitals or spaces for one.")] = False,
+    allow_outside: Annotated[bool, typer.Option("--allow-outside", rich_help_panel=_INPUT,
+        help="Open images outside the crawl folder, too, where links and paths lead there.")] = False,
     settings_file: Annotated[Path | None, typer.Option("--config", metavar="FILE", rich_help_panel=_INPUT,
         is_eager=True, callback=_configure,
         help="Settings in TOML; default: cleanweb.toml or [tool.cleanweb] in pyproject.toml, here.")] = None,
@@ -97,7 +101,8 @@ def fit(
     with words_for_errors():
         settings = Settings(
             source=source, labels=labels, out=out, path_column=path_column, label_column=label_column,
-            trusted=trusted, method=str(method), recipe=str(recipe), noise_rate=noise_rate, backbone=backbone,
+            trusted=trusted, merge_labels=merge_labels, allow_outside=allow_outside,
+            method=str(method), recipe=str(recipe), noise_rate=noise_rate, backbone=backbone,
             weights=weights, tune=str(tune), epochs=epochs, batch_size=batch_size, image_size=image_size, seed=seed,
             device=device, workers=workers, fresh=fresh, strict=strict, hyperparameters=_parsed(hyperparameters or []),
             origin=_origin(ctx),

@@ -1,12 +1,13 @@
 """Where the crawl comes from: every reader turns a source into the same list of samples.
 
 A reader is a module with `sniff(source, labels) -> bool`: is this mine? and `read(source, labels, path_column,
-label_column) -> Crawl`. The first in `READERS` that says yes reads. Nothing is opened but tables, nothing is written;
-a million samples take about 0.5 GB of memory.
+label_column, allow_outside) -> Crawl`. The first in `READERS` that says yes reads. Nothing is opened but tables,
+nothing is written; a million samples take about 0.5 GB of memory.
 """
 
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,10 +15,11 @@ from importlib import import_module
 from pathlib import Path
 
 from cleanweb.errors import CrawlError, UsageError
-from cleanweb.records import Sample, Status
+from cleanweb.records import CLOSED, Sample, Status
 
 READERS = {"table": "cleanweb.readers.table", "folder": "cleanweb.readers.folder"}
 
+SAME_LABEL_AGAIN = "the table names this path again, with the same label"
 LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx"}  # what operating systems leave behind
 SIDECARS = {".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".txt", ".md"}  # lie beside images, are none
 
@@ -32,12 +34,19 @@ class Crawl:
 
 
 def read(
-    source: Path, labels: Path | None = None, path_column: str | None = None, label_column: str | None = None
+    source: Path,
+    labels: Path | None = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    allow_outside: bool = False,
+    merge_labels: bool = False,
 ) -> Crawl:
     """Read a folder with one sub-folder per class, a folder and a table, a table, or Parquet with embedded images.
 
-    Raises UsageError where the command must say more (which column?) and CrawlError where nothing can be learned from
-    what is there: no images, no labels, fewer than two classes, a broken table.
+    Images outside the crawl folder, to which a path or a link leads, are Status.OUTSIDE and not opened, unless
+    `allow_outside`. Labels that differ only in capitals or spaces are told, or are one where `merge_labels`. Raises
+    UsageError where the command must say more (which column?) and CrawlError where nothing can be learned from what is
+    there: no images, no labels, fewer than two classes, a broken table.
     """
     source = absolute(source)
     labels = None if labels is None else absolute(labels)
@@ -48,9 +57,12 @@ def read(
         raise UsageError(f"{source} is a table already: give it alone, or a folder of images together with --labels.")
     for module in map(import_module, READERS.values()):
         if module.sniff(source, labels):
-            crawl = module.read(source, labels, path_column, label_column)
+            crawl = module.read(source, labels, path_column, label_column, allow_outside)
+            spellings = _spellings(crawl.samples)
+            told = [] if merge_labels else _told(spellings)
+            crawl = _merged(crawl, spellings) if merge_labels and spellings else crawl
             _check(crawl, labels or source)
-            return replace(crawl, notes=_counts(crawl.samples) + crawl.notes + _spellings(crawl.samples))
+            return replace(crawl, notes=_counts(crawl.samples) + crawl.notes + told)
     raise CrawlError(
         f"{source} is neither a folder nor a table (CSV, TSV, JSON lines, Parquet). Unpack archives first and give "
         "the folder."
@@ -60,12 +72,13 @@ def read(
 def contents(samples: list[Sample]) -> Iterator[tuple[int, Path | bytes]]:
     """The index of every sample that can be opened, with its file, or its bytes where Parquet embeds them.
 
-    Not of missing ones, nor of repeated and conflicting rows: their first row stands for them. Single files come in
+    Not of missing ones and such as lie outside, nor of repeated and conflicting rows: their first row stands for them.
+    Single files come in
     order, then the Parquet files one after the other, streamed: memory holds some rows at a time.
     """
     embedded: dict[str, dict[int, int]] = defaultdict(dict)
     for index, sample in enumerate(samples):
-        if sample.status in (Status.MISSING, Status.REPEATED, Status.CONFLICTING):
+        if sample.status in CLOSED:
             continue
         if sample.row is None:
             yield index, Path(sample.file)
@@ -99,10 +112,11 @@ def absolute(path: Path) -> Path:
     return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 (Path.absolute keeps "..")
 
 
-def walk(folder: Path, notes: list[str]) -> list[str]:
+def walk(folder: Path, notes: list[str], border: str | None = None) -> list[str]:
     """All files below a folder, absolute and sorted; not hidden ones nor litter. Links are followed, each folder once.
 
-    Links to nothing are listed. A folder that cannot be read is told in `notes`.
+    Links to nothing are listed, and those that lead across the border (see `outside`), which are not followed. A folder
+    that cannot be read is told in `notes`.
     """
     found, folders, seen = [], [os.fspath(folder)], set()
     while folders:
@@ -116,13 +130,30 @@ def walk(folder: Path, notes: list[str]) -> list[str]:
                 for entry in entries:
                     if hidden(entry.name):
                         continue
-                    if entry.is_dir():
+                    if entry.is_symlink() and outside(entry.path, border):
+                        found.append(entry.path)
+                    elif entry.is_dir():
                         folders.append(entry.path)
                     elif entry.is_file() or entry.is_symlink():
                         found.append(entry.path)
         except OSError as error:
             notes.append(f"the folder {printable(here)} cannot be read: {error.strerror}")
     return sorted(found)
+
+
+def border(root: Path, allow_outside: bool) -> str | None:
+    """The real path of the folder that images must lie in; None where they may lie anywhere."""
+    return None if allow_outside else os.path.realpath(root)
+
+
+def outside(file: str, border: str | None) -> bool:
+    """Does a path inside the crawl folder really lead out of it, being a link? To nothing, too."""
+    return border is not None and os.path.islink(file) and not within(os.path.realpath(file), border)  # noqa: PTH114
+
+
+def within(real: str, border: str) -> bool:
+    """Both real paths: is the one the other, or below it?"""
+    return real == border or real.startswith(border.rstrip(os.sep) + os.sep)
 
 
 def hidden(name: str) -> bool:
@@ -191,6 +222,7 @@ def _snake(name: str) -> str:
 
 # --- the reader's summary -------------------------------------------------------------------------------------------
 
+_MOST = 20  # lines of one kind before the rest is counted
 _WORDS = {
     Status.UNLABELED: ("image has no label", "images have no label"),
     Status.UNLISTED: (
@@ -203,6 +235,10 @@ _WORDS = {
         "rows give another label to a path named before",
     ),
     Status.MISSING: ("row names a file that does not exist", "rows name a file that does not exist"),
+    Status.OUTSIDE: (
+        "image lies outside the crawl folder and was not opened (--allow-outside opens it)",
+        "images lie outside the crawl folder and were not opened (--allow-outside opens them)",
+    ),
 }
 
 
@@ -211,17 +247,49 @@ def _counts(samples: list[Sample]) -> list[str]:
     return [count(found[status], *words) for status, words in _WORDS.items() if found[status]]
 
 
-def _spellings(samples: list[Sample]) -> list[str]:
-    """Classes that differ only in capitals or spaces are probably one."""
+def _spellings(samples: list[Sample]) -> list[set[str]]:
+    """Labels that differ only in capitals or spaces: they are probably one class."""
     alike: dict[str, set[str]] = defaultdict(set)
     for label in {sample.given_label for sample in samples if sample.given_label is not None}:
-        alike["".join(label.split()).casefold()].add(label)
-    return [f"labels that differ only in spelling: {_listed(same)}" for same in alike.values() if len(same) > 1]
+        alike["".join(unicodedata.normalize("NFC", label).split()).casefold()].add(label)
+    return [same for _, same in sorted(alike.items()) if len(same) > 1]
+
+
+def _told(spellings: list[set[str]]) -> list[str]:
+    more = len(spellings) - _MOST
+    lines = [f"labels that differ only in spelling: {_listed(same)} (--merge-labels makes them one)"
+             for same in spellings[:_MOST]]  # fmt: skip
+    return lines + [f"… and {more:,} more such labels"] * (more > 0)
+
+
+def _merged(crawl: Crawl, spellings: list[set[str]]) -> Crawl:
+    """Of every such label the most frequent spelling; a row that gave the same path another spelling now repeats it."""
+    often = Counter(sample.given_label for sample in crawl.samples)
+    label_of: dict[str | None, str] = {}
+    for same in spellings:
+        label_of |= dict.fromkeys(same, min(same, key=lambda label: (-often[label], label)))
+    first: dict[str, str | None] = {}
+    samples = []
+    for sample in crawl.samples:
+        sample = replace(sample, given_label=label_of.get(sample.given_label, sample.given_label))
+        if sample.status == Status.OK:
+            first[sample.path] = sample.given_label
+        elif sample.status == Status.CONFLICTING and sample.given_label == first.get(sample.path):
+            sample = replace(sample, status=Status.REPEATED, note=SAME_LABEL_AGAIN)
+        samples.append(sample)
+    told = [f"labels merged into {label_of[next(iter(same))]!r}: {_listed(same)}" for same in spellings]
+    return replace(crawl, samples=samples, notes=crawl.notes + told)
 
 
 def _check(crawl: Crawl, source: Path) -> None:
     usable = [sample for sample in crawl.samples if sample.status == Status.OK]
     missing = next((sample for sample in crawl.samples if sample.status == Status.MISSING), None)
+    beyond = next((sample for sample in crawl.samples if sample.status == Status.OUTSIDE), None)
+    if not usable and beyond:
+        raise CrawlError(
+            f"No image lies in the crawl folder {crawl.root}. The first outside it is {beyond.path!r}, which "
+            f"{beyond.note}. If these are yours, give --allow-outside."
+        )
     if not usable and missing:
         web = " They are web addresses: download the images first." if "://" in missing.path else ""
         raise CrawlError(
@@ -238,4 +306,5 @@ def _check(crawl: Crawl, source: Path) -> None:
 
 
 def _listed(labels: set[str]) -> str:
-    return ", ".join(repr(label) for label in sorted(labels))
+    """Quoted, and not endless: labels may be of any length."""
+    return ", ".join(repr(label if len(label) <= 100 else f"{label[:99]}…") for label in sorted(labels))

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from cleanweb.errors import CrawlError, UsageError
-from cleanweb.readers import SIDECARS, Crawl, count, hidden, printable, walk
+from cleanweb.readers import SIDECARS, Crawl, border, count, hidden, outside, printable, walk
 from cleanweb.records import Sample, Status
 
 SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
@@ -19,7 +19,9 @@ def sniff(source: Path, labels: Path | None) -> bool:
     return labels is None and source.is_dir()
 
 
-def read(source: Path, labels: Path | None, path_column: str | None, label_column: str | None) -> Crawl:
+def read(
+    source: Path, labels: Path | None, path_column: str | None, label_column: str | None, allow_outside: bool = False
+) -> Crawl:
     """See `cleanweb.readers.read`. Raises CrawlError where there are no class folders."""
     if path_column or label_column:
         raise UsageError(f"{source} is a folder: --path-column and --label-column need a table, given with --labels.")
@@ -30,10 +32,12 @@ def read(source: Path, labels: Path | None, path_column: str | None, label_colum
     _check(source, classes, tables)
 
     notes: list[str] = []
-    samples = [_sample(source, source / name, None) for name in beside if name not in tables]
+    edge = border(source, allow_outside)
+    samples = [_sample(source, source / name, None, edge) for name in beside if name not in tables]
     for name in classes:
-        files = walk(source / name, notes)
-        samples += [_sample(source, Path(file), printable(name)) for file in files]
+        folder = source / name
+        files = [os.fspath(folder)] if outside(os.fspath(folder), edge) else walk(folder, notes, edge)
+        samples += [_sample(source, Path(file), printable(name), edge) for file in files]
         if not files:
             notes.append(f"the class folder {printable(name)} is empty")
     if tables:
@@ -57,9 +61,11 @@ def _holds_folders(folder: Path) -> bool:
     return any(entry.is_dir() for entry in folder.iterdir() if not hidden(entry.name))
 
 
-def _sample(root: Path, file: Path, label: str | None) -> Sample:
-    path = printable(file.relative_to(root).as_posix())
+def _sample(root: Path, file: Path, label: str | None, edge: str | None) -> Sample:
+    path, place = printable(file.relative_to(root).as_posix()), os.fspath(file)
     status, note = (Status.OK, "") if label is not None else (Status.UNLABELED, "lies in no class folder")
-    if not file.exists():
+    if outside(place, edge):
+        place, status, note = "", Status.OUTSIDE, f"is a link to {printable(os.path.realpath(file))}"
+    elif not file.exists():
         status, note = Status.MISSING, "a link to a file that does not exist"
-    return Sample(path, path, os.fspath(file), None, label, status, note)
+    return Sample(path, path, place, None, label, status, note)

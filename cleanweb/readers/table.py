@@ -22,7 +22,7 @@ import duckdb
 
 from cleanweb import texttable
 from cleanweb.errors import CrawlError, UsageError
-from cleanweb.readers import SIDECARS, Crawl, choose, printable, walk
+from cleanweb.readers import SAME_LABEL_AGAIN, SIDECARS, Crawl, border, choose, outside, printable, walk, within
 from cleanweb.records import Sample, Status
 
 
@@ -39,37 +39,42 @@ def sniff(source: Path, labels: Path | None) -> bool:
     """A table, a folder with a table, or a folder of Parquet files and nothing else that could be images."""
     if labels is not None:
         return True
-    return bool(_shards(source)) if source.is_dir() else source.is_file() and _is_table(source)
+    return bool(_shards(source, border(source, False))) if source.is_dir() else source.is_file() and _is_table(source)
 
 
-def read(source: Path, labels: Path | None, path_column: str | None, label_column: str | None) -> Crawl:
-    """See `cleanweb.readers.read`."""
+def read(
+    source: Path, labels: Path | None, path_column: str | None, label_column: str | None, allow_outside: bool = False
+) -> Crawl:
+    """See `cleanweb.readers.read`. A table alone may name images anywhere by absolute paths: it says where they are."""
     root = source if source.is_dir() else source.parent
-    tables = [labels or source] if labels or source.is_file() else _shards(source)
+    edge = border(root, allow_outside)
+    tables = [labels or source] if labels or source.is_file() else _shards(source, edge)
     if labels and not (labels.is_file() and _is_table(labels)):
         raise UsageError(f"{labels} is no table: --labels takes a CSV, TSV, JSON lines or Parquet file.")
     samples: list[Sample] = []
-    namings = _Namings()
+    namings, named = _Namings(), set()
     for table in tables:
-        finder = _Finder(root, table.parent)
+        if table != source and not labels and outside(os.fspath(table), edge):
+            raise CrawlError(f"{table} is a link that leads out of {root}. If that is yours, give --allow-outside.")
+        finder = _Finder(root, table.parent, edge, absolute=source.is_file())
         with_images = labels is None  # beside a folder, a table's own copies of the images are not wanted
         for row in _rows(table, path_column, label_column, with_images):
             if row.embedded is None:
-                samples.append(_listed(row, finder, namings))
+                samples.append(_listed(row, finder, namings, named))
             else:
                 samples.append(_embedded(row, table, root, namings))
     notes: list[str] = []
     if len(tables) > 1:
         notes.append(f"read {len(tables)} Parquet files: {', '.join(table.name for table in tables)}")
     if labels:
-        samples += _unlisted(root, labels, {sample.file for sample in samples}, notes)
+        samples += _unlisted(root, labels, named, notes, edge)
     return Crawl(root, samples, notes)
 
 
 def listed(table: Path, root: Path) -> list[Sample]:
     """The rows of a table, its paths relative to `root` where the files lie there; no file is looked into."""
     finder, namings = _Finder(root, table.parent), _Namings()
-    return [_listed(row, finder, namings) for row in _rows(table, None, None, False)]
+    return [_listed(row, finder, namings, set()) for row in _rows(table, None, None, False)]
 
 
 # --- rows → samples -------------------------------------------------------------------------------------------------
@@ -92,20 +97,26 @@ class _Namings:
         return sample_id
 
 
-def _listed(row: Row, finder: "_Finder", namings: _Namings) -> Sample:
+def _listed(row: Row, finder: "_Finder", namings: _Namings, named: set[str]) -> Sample:
+    """The row as a sample; its file is added to those that were named."""
     file = finder.find(row.path)
     path = finder.relative(file) if file else printable(row.path)
     first = namings.labels.get(path)
+    real = finder.beyond(file, row.path) if file else None
+    if file:
+        named.add(file)
     if not file:
         note = "the row names no file" if not row.path.strip() else f"no such file in {finder.places()}"
         status = Status.MISSING
+    elif real:
+        file, status, note = "", Status.OUTSIDE, f"leads to {printable(real)}"
     elif row.label is None:
         status, note = Status.UNLABELED, "the row has an empty label"
     elif first is None:
         namings.labels[path] = row.label
         status, note = Status.OK, ""
     elif first == row.label:
-        status, note = Status.REPEATED, "the table names this path again, with the same label"
+        status, note = Status.REPEATED, SAME_LABEL_AGAIN
     else:
         status, note = Status.CONFLICTING, f"the table names this path again; it was labeled {first!r} before"
     return Sample(namings.sample_id(path), path, file or "", None, row.label, status, note)
@@ -117,21 +128,25 @@ def _embedded(row: Row, table: Path, root: Path, namings: _Namings) -> Sample:
     return Sample(namings.sample_id(path), path, os.fspath(table), row.embedded, row.label, status, note)
 
 
-def _unlisted(root: Path, table: Path, named: set[str], notes: list[str]) -> list[Sample]:
+def _unlisted(root: Path, table: Path, named: set[str], notes: list[str], edge: str | None) -> list[Sample]:
     samples = []
-    for file in walk(root, notes):
+    for file in walk(root, notes, edge):
         if file in named or Path(file) == table or Path(file).suffix.lower() in SIDECARS:
             continue
         path = printable(Path(file).relative_to(root).as_posix())
-        samples.append(Sample(path, path, file, None, None, Status.UNLISTED, "no row of the table names this file"))
+        status, note = Status.UNLISTED, "no row of the table names this file"
+        if outside(file, edge):
+            file, status, note = "", Status.OUTSIDE, f"is a link to {printable(os.path.realpath(file))}"
+        samples.append(Sample(path, path, file, None, None, status, note))
     return samples
 
 
 class _Finder:
     """Which file a path of a table means: relative to the crawl folder, else to the table's; or absolute."""
 
-    def __init__(self, root: Path, beside: Path):
-        self.root = os.fspath(root)
+    def __init__(self, root: Path, beside: Path, edge: str | None = None, absolute: bool = False):
+        """edge: see `readers.border`. absolute: files named by an absolute path may lie anywhere."""
+        self.root, self.edge, self.absolute = os.fspath(root), edge, absolute
         self.bases = list(dict.fromkeys((self.root, os.fspath(beside))))
         self.real = cache(os.path.realpath)
 
@@ -156,6 +171,15 @@ class _Finder:
             if real == root or real.startswith(root + os.sep):
                 return os.path.normpath(os.path.join(self.root, os.path.relpath(real, root), name))  # noqa: PTH118
         return file
+
+    def beyond(self, file: str, written: str) -> str | None:
+        """Where the file really is, if that is outside the crawl folder and may not be."""
+        if self.edge is None or (self.absolute and os.path.isabs(written.strip())):  # noqa: PTH117
+            return None
+        folder, name = os.path.split(file)
+        link = os.path.islink(file)  # noqa: PTH114
+        real = os.path.realpath(file) if link else os.path.join(self.real(folder), name)  # noqa: PTH118
+        return None if within(real, self.edge) else real
 
     def relative(self, file: str) -> str:
         inside = file.startswith(self.root + os.sep)
@@ -233,10 +257,10 @@ def _label(value: Any, table: Path) -> str | None:
 # --- Parquet --------------------------------------------------------------------------------------------------------
 
 
-def _shards(folder: Path) -> list[Path]:
+def _shards(folder: Path, edge: str | None = None) -> list[Path]:
     """The Parquet files of a folder that holds no other data: the layout of Hugging Face datasets."""
     others = SIDECARS - {".parquet"} | {".py", ".yaml", ".yml"}
-    files = [file for file in map(Path, walk(folder, [])) if file.suffix.lower() not in others]
+    files = [file for file in map(Path, walk(folder, [], edge)) if file.suffix.lower() not in others]
     return files if all(file.suffix.lower() == ".parquet" for file in files) else []
 
 
