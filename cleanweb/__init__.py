@@ -1,39 +1,86 @@
 """cleanweb: learn from a crawled image set with noisy labels; tag every image clean, relabeled or out of distribution.
 
     import cleanweb
-    run = cleanweb.fit("crawl", labels="labels.csv")
-    run.tables["images"]                                  # a pandas DataFrame, one row per sample
-    model, class_names = cleanweb.load_classifier("cleanweb-run/classifier")
 
-Importing this loads no torch; the first call does.
+    run = cleanweb.fit("crawl", labels="labels.csv", progress=True)
+    run.images("ood")                                     # a pandas DataFrame, one row per image
+    run.sql("SELECT verdict, count(*) AS n FROM images GROUP BY 1")
+    run = cleanweb.load_run("cleanweb-run")               # another day
+
+Importing this loads neither torch nor pandas; the first call does.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Verdict", "fit", "load_classifier", "retag"]
+__all__ = ["CleanwebError", "Run", "Verdict", "fit", "load_classifier", "load_run", "retag"]
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from cleanweb.errors import CleanwebError
     from cleanweb.records import Verdict
-    from cleanweb.runfolder import Run
+    from cleanweb.run import Run
+
+_LATER = {"CleanwebError": "cleanweb.errors", "Run": "cleanweb.run", "Verdict": "cleanweb.records"}
 
 
 def fit(
-    source: Path | str, labels: Path | str | None = None, out: Path | str = "cleanweb-run", **settings: Any
+    source: Path | str,
+    labels: Path | str | None = None,
+    out: Path | str = "cleanweb-run",
+    *,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    trusted: Path | str | None = None,
+    method: str = "josrc",
+    recipe: str = "auto",
+    noise_rate: float | None = None,
+    backbone: str = "auto",
+    weights: str = "auto",
+    tune: str = "auto",
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int | None = None,
+    fresh: bool = False,
+    hyperparameters: Mapping[str, float | int | str] | None = None,
+    progress: bool = False,
 ) -> "Run":
     """Learn from the noisy labels of a crawl, judge every image, write the manifest into `out`.
 
-    settings: the fields of `cleanweb.settings.Settings` by name. Raises CleanwebError with words to act on. Reads with
-    worker processes: in a script, call it under `if __name__ == "__main__":`, or give workers=0.
-    """
-    from cleanweb import pipeline
-    from cleanweb.settings import Settings
+    The arguments are the options of `cleanweb fit`; None means: chosen, and said in the run's notes. image_size is in
+    px, noise_rate a share in [0, 1), hyperparameters what `--set` takes, as {"lr": 0.01}. progress: bars on stderr. No
+    settings file is read. An interrupted run goes on when it is called again.
 
-    table = None if labels is None else Path(labels)
-    return pipeline.fit(Settings(source=Path(source), labels=table, out=Path(out), **settings))
+    Raises CleanwebError with words to act on: UsageError for a wrong argument, CrawlError for a crawl that cannot be
+    learned from, MachineError for what the machine lacks, RunError where `out` holds another run (give fresh=True).
+    Reads with worker processes: in a script, call it under
+    `if __name__ == "__main__":`, or give workers=0.
+    """
+    asked = dict(locals())
+    from cleanweb import pipeline
+    from cleanweb.run import Run
+    from cleanweb.settings import Settings, checked
+    from cleanweb.terminal import showing_progress
+
+    del asked["progress"]
+    asked |= {name: Path(path) for name in ("source", "labels", "out", "trusted") if (path := asked[name]) is not None}
+    asked["hyperparameters"] = {name: checked(name, value) for name, value in (hyperparameters or {}).items()}
+    with showing_progress(quiet=not progress) as show:
+        done = pipeline.fit(Settings(**asked), show)
+    return Run(done.folder, tuple(done.notes))
+
+
+def load_run(folder: Path | str = "cleanweb-run") -> "Run":
+    """A finished run. Raises RunError where there is none."""
+    from cleanweb.run import Run
+
+    return Run.open(folder)
 
 
 def retag(
@@ -42,13 +89,8 @@ def retag(
     keep: float | None = None,
     trusted: Path | str | None = None,
 ) -> "Run":
-    """Decide again from the stored scores of a run: the most probable verdicts, or, as clean, as many images as leave
-    the share `min_precision` of them right, or the share `keep` of them. trusted: a table of labels verified since.
-    Raises RunError where there are no scores."""
-    from cleanweb import retagging
-
-    table = None if trusted is None else Path(trusted)
-    return retagging.retag(run, retagging.target(min_precision, keep), table)
+    """`Run.retag` of the run in that folder."""
+    return load_run(run).retag(min_precision, keep, trusted)
 
 
 def load_classifier(folder: Path | str) -> "tuple[nn.Module, list[str]]":
@@ -59,8 +101,12 @@ def load_classifier(folder: Path | str) -> "tuple[nn.Module, list[str]]":
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Verdict":
-        from cleanweb.records import Verdict
+    if name in _LATER:
+        from importlib import import_module
 
-        return Verdict
+        return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module 'cleanweb' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

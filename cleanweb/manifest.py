@@ -235,6 +235,15 @@ def select(folder: Path, only: Sequence[str], where: str | None = None) -> "pd.D
         return con.execute(f"{_IMAGES} WHERE ({condition}) {further} ORDER BY rowid").df()
 
 
+def frame(folder: Path, sql: str) -> "pd.DataFrame":
+    """The rows of one SQL query, as `query` runs it, in DuckDB's types for pandas."""
+    with _opened(folder) as con:
+        con.execute(sql)
+        if not con.description:
+            raise UsageError("no SQL query given")
+        return con.df()
+
+
 def query(folder: Path, sql: str) -> tuple[list[str], Iterator[tuple]]:
     """Run one SQL query on the manifest: (column names, rows). It can read the manifest and nothing else.
 

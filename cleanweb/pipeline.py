@@ -15,7 +15,7 @@ from cleanweb.network import save_classifier
 from cleanweb.pixelcache import PixelCache
 from cleanweb.records import CLOSED, UNVERIFIED, ImageFacts, Progress, Sample, Status, silent
 from cleanweb.report import write_if_possible
-from cleanweb.runfolder import Run, RunFolder
+from cleanweb.runfolder import Outcome, RunFolder
 from cleanweb.schema import SCHEMA_VERSION
 from cleanweb.settings import Settings
 from cleanweb.trusted import read_trusted, trusted_classes
@@ -23,7 +23,7 @@ from cleanweb.trusted import read_trusted, trusted_classes
 log = logging.getLogger(__name__)
 
 
-def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatched) -> Run:
+def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatched) -> Outcome:
     """Learn from the crawl's noisy labels and judge every image. Goes on where an unfinished run of the same crawl and
     settings stopped. watch sees every epoch of the last fold and of the classifier. Raises CleanwebError with words a
     user can act on."""
@@ -84,7 +84,7 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
     }
     manifest.write(folder.path, made)
     folder.finish(made["runs"].iloc[0].to_dict())
-    return Run(folder.path, made, [*crawl.notes, *training.words, *write_if_possible(folder.path)])
+    return Outcome(folder.path, made, [*crawl.notes, *training.words, *write_if_possible(folder.path)])
 
 
 def inspect(

@@ -10,12 +10,12 @@ import pandas as pd
 from cleanweb import manifest, report, tables, verdict
 from cleanweb.errors import UsageError
 from cleanweb.records import UNVERIFIED, Sample, Scores, Target
-from cleanweb.runfolder import Run, RunFolder
+from cleanweb.runfolder import Outcome, RunFolder
 from cleanweb.schema import TABLES
 from cleanweb.trusted import read_trusted, trusted_classes
 
 
-def retag(path: Path | str, target: Target | None = None, verified: Path | None = None) -> Run:
+def retag(path: Path | str, target: Target | None = None, verified: Path | None = None) -> Outcome:
     """Rewrite the manifest and the report of a finished run with today's decision rule, or as a target asks.
 
     verified: a table of labels that people have verified since; what they verified before still holds. Raises RunError
@@ -34,7 +34,7 @@ def retag(path: Path | str, target: Target | None = None, verified: Path | None 
     made["runs"][list(tables.NOISE)] = decision.noise[-1]
     made["runs"]["target"] = None if target is None else json.dumps(asdict(target))
     manifest.write(folder.path, made)
-    return Run(folder.path, made, report.write_if_possible(folder.path))
+    return Outcome(folder.path, made, report.write_if_possible(folder.path))
 
 
 def target(min_precision: float | None, keep: float | None) -> Target | None:

@@ -20,7 +20,7 @@ _NO_MATTER = ("out", "fresh", "workers", "strict", "origin")  # settings that ch
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Outcome:
     """A finished run."""
 
     folder: Path

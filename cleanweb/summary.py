@@ -31,6 +31,9 @@ class Summary:
     def to_json(self) -> dict[str, object]:
         return asdict(self)
 
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
     def lines(self) -> list[str]:
         return [*self._verdict_lines(), *self._class_lines(), *self._relabel_lines(), *self._file_lines(),
                 *self._next_lines()]  # fmt: skip

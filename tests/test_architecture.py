@@ -16,6 +16,7 @@ HOUSE = REPOSITORY / "cleanweb"
 # "shelf/*" is every file on a shelf, "shelf" its __init__: what they have in common.
 FLOORS: list[tuple[str, set[str]]] = [
     ("the front door", {"__init__", "__main__"}),
+    ("a run in Python", {"run"}),
     ("the command line", {"cli"}),
     ("commands", {"commands", "commands/*", "bench/*"}),
     ("the story", {"pipeline", "retagging", "prediction", "doctor"}),
@@ -42,7 +43,7 @@ TENSORS = {"methods", "methods/*", "divergence", "neighbours", "network", "small
            "bench/rivals"}  # fmt: skip
 DATABASE = {"manifest", "readers/table", "writers/parquet"}
 # What `--help`, `export`, `sql`, `retag`, `doctor` and `review` load: no module-level import leads from here to torch.
-TORCH_FREE = {"__init__", "__main__", "cli", "commands", "commands/*", "terminal", "config", "usage",
+TORCH_FREE = {"__init__", "__main__", "run", "cli", "commands", "commands/*", "terminal", "config", "usage",
               "retagging", "doctor", "summary",
               "report", "thumbnails", "charts", "review", "review/*", "verdict", "tables", "trusted", "manifest",
               "images", "duplicates", "runfolder", "readers", "readers/*", "writers", "writers/*", "bench",

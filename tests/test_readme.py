@@ -53,6 +53,15 @@ def test_every_command_runs(command: str, clone: Path) -> None:
 
 
 @pytest.mark.timeout(900)
+def test_the_python_runs(clone: Path) -> None:
+    (script := clone / "own.py").write_text(re.search(r"```python\n(.*?)```", README, re.S)[1], encoding="utf-8")
+    done = subprocess.run([sys.executable, script], cwd=clone, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "images in" in done.stdout
+    assert (clone / "clean.csv").exists()
+
+
+@pytest.mark.timeout(900)
 def test_the_sample_verdicts_are_right(clone: Path) -> None:
     """Macro-F1 of clean, relabeled and ood over the pictures whose truth is known."""
     images = manifest.read(clone / "cleanweb-run", "images")

@@ -1,0 +1,136 @@
+"""A finished run, for Python: what the commands do, as methods. What they return is pandas, or a path.
+
+    run = cleanweb.load_run("cleanweb-run")
+    run.images("relabeled", where="confidence > 0.9")
+    run.sql("SELECT verdict, count(*) AS n FROM images GROUP BY 1")
+
+All errors are `CleanwebError`s: `UsageError` for what is asked wrongly, `RunError` for a folder that is no finished
+run, `MachineError` for what the machine lacks. torch is loaded by `predict` and `classifier` alone.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cleanweb.errors import UsageError, did_you_mean
+from cleanweb.records import MEANING
+from cleanweb.schema import TABLES
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from cleanweb.summary import Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder that holds a manifest. Every call reads it anew: what `retag` has changed is seen at once."""
+
+    folder: Path
+    notes: tuple[str, ...] = ()  # what the user should know of how it came about, a line each
+
+    @classmethod
+    def open(cls, folder: Path | str = "cleanweb-run") -> "Run":
+        """The run in that folder. Raises RunError where there is none, or one of another version."""
+        from cleanweb import manifest
+
+        manifest.read(Path(folder), "runs")
+        return cls(Path(folder))
+
+    # --- what it says -------------------------------------------------------------------------------------------
+
+    def images(self, *only: str, where: str | None = None) -> "pd.DataFrame":
+        """One row per sample, in the order of the crawl: path, given_label, verdict, final_label, p_clean …
+
+        only: any of "clean", "relabeled", "ood", "unusable", "trainable"; default: all. where: a condition in SQL, as
+        "confidence > 0.9". Probabilities are in [0, 1], sizes in px and bytes. Raises UsageError where either is wrong.
+        """
+        from cleanweb import manifest
+
+        if not only and where is None:
+            return manifest.read(self.folder, "images")
+        return manifest.select(self.folder, only or [*MEANING], where)
+
+    def table(self, name: str) -> "pd.DataFrame":
+        """A whole table of the manifest: "images", "classes", "transition_matrix", "epochs" or "runs"."""
+        from cleanweb import manifest
+
+        if name not in TABLES:
+            raise UsageError(f"There is no table {name!r}.{did_you_mean(name, TABLES)} There are: {', '.join(TABLES)}.")
+        return manifest.read(self.folder, name)
+
+    def sql(self, query: str) -> "pd.DataFrame":
+        """The rows of one SQL query on the manifest. Raises UsageError, in DuckDB's words, where it is wrong."""
+        from cleanweb import manifest
+
+        return manifest.frame(self.folder, query)
+
+    def summary(self) -> "Summary":
+        """What `cleanweb fit` prints at its end: print(run.summary()), or its fields."""
+        from cleanweb import summary
+
+        return summary.summarise(self.folder, {name: self.table(name) for name in TABLES}, [*self.notes])
+
+    # --- what can be done with it -------------------------------------------------------------------------------
+
+    def retag(
+        self, min_precision: float | None = None, keep: float | None = None, trusted: Path | str | None = None
+    ) -> "Run":
+        """Decide again from the stored scores, in place and in seconds; gives the run back.
+
+        The most probable verdicts; or, as clean, as many images as leave the share `min_precision` of them right, or
+        the share `keep` of them. trusted: a table of labels that a person has verified since. Raises RunError where
+        there are no scores, UsageError where a share is none or the table does not fit the crawl.
+        """
+        from cleanweb import retagging
+
+        table = None if trusted is None else Path(trusted)
+        done = retagging.retag(self.folder, retagging.target(min_precision, keep), table)
+        return Run(self.folder, tuple(done.notes))
+
+    def export(
+        self, out: Path | str, format: str = "csv", *, only: Sequence[str] = ("trainable",), where: str | None = None,
+        link: str = "copy",
+    ) -> int:  # fmt: skip
+        """Hand over the images that `only` and `where` select, as in `images`, and what else `cleanweb export` takes.
+
+        Gives how many were written: files that cannot be read are left out. Raises UsageError where `out` exists, lies
+        inside the crawl, or a choice is wrong; MachineError where the disk refuses.
+        """
+        from cleanweb import manifest, readers, writers
+
+        rows, root = manifest.select(self.folder, only, where), Path(self.table("runs")["root"].iloc[0])
+        if Path(out).resolve().is_relative_to(root.resolve()):
+            raise UsageError(f"{out} lies inside the crawl {root}, where nothing is written. Choose another place.")
+        return writers.write(format, rows, Path(out), link, readers.read_bytes)
+
+    def report(self, out: Path | str | None = None) -> Path:
+        """Write the report, one HTML file; gives its path. out: default: report.html in the run folder, replaced.
+
+        Raises UsageError where something else is at `out`: only the run's own report is ever replaced.
+        """
+        from cleanweb import report
+
+        return report.write(self.folder, None if out is None else Path(out))
+
+    def predict(self, images: Path | str | Iterable[Path | str], device: str = "auto") -> "pd.DataFrame":
+        """Label images, or folders of images, with the retrained classifier.
+
+        One row per file: path, label, probability (of that label, in [0, 1]), error. A file that is no image has no
+        label, and an error. Raises RunError where there is no classifier, MachineError where there is no such device.
+        """
+        import pandas as pd
+
+        from cleanweb import prediction
+
+        sources: Sequence[Path] = [Path(x) for x in ([images] if isinstance(images, Path | str) else images)]
+        answers = [asdict(answer) for answer in prediction.predict(sources, self.folder / "classifier", device)]
+        return pd.DataFrame(answers, columns=["path", "label", "probability", "error"])
+
+    def classifier(self) -> "tuple[nn.Module, list[str]]":
+        """The retrained classifier, in evaluation mode, and its class names in the order of its logits."""
+        from cleanweb import network
+
+        return network.load_classifier(self.folder / "classifier")
