@@ -35,6 +35,8 @@ def fit(
     path_column: str | None = None,
     label_column: str | None = None,
     trusted: Path | str | None = None,
+    merge_labels: bool = False,
+    allow_outside: bool = False,
     method: str = "josrc",
     recipe: str = "auto",
     noise_rate: float | None = None,

@@ -17,8 +17,8 @@ from pathlib import Path
 from cleanweb.errors import UsageError, did_you_mean
 from cleanweb.settings import Settings, checked
 
-# --fresh replaces a finished run: that is asked for each time
-KEYS = ("set", *(f.name for f in fields_of(Settings) if f.name not in ("fresh", "hyperparameters", "origin")))
+EACH_TIME = ("fresh", "allow_outside")  # what replaces a run, or trusts a crawl, whose folder may hold a file of ours
+KEYS = ("set", *(f.name for f in fields_of(Settings) if f.name not in (*EACH_TIME, "hyperparameters", "origin")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,8 @@ def _setting(file: Path, key: str, value: object) -> tuple[str, str | list[str]]
     """One line of the file, as the command line takes it."""
     name = key.replace("-", "_")
     options = [known.replace("_", "-") for known in KEYS]
-    if name == "fresh":
-        raise UsageError(f"{file}: {key} is not kept in a file; give --fresh each time.")
+    if name in EACH_TIME:
+        raise UsageError(f"{file}: {key} is not kept in a file. Give --{key} each time.")
     if name not in KEYS:
         raise UsageError(
             f"{file}: there is no setting {key!r}.{did_you_mean(key, options)} There are: {', '.join(options)}."

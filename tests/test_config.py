@@ -69,7 +69,8 @@ def test_a_pyproject_of_others_says_nothing_and_cleanweb_toml_comes_first(here: 
     [
         ("bachbone = 'cnn5'", "Did you mean backbone?"),
         ("batch-sise = 3", "Did you mean batch-size?"),
-        ("fresh = true", "each time"),
+        ("fresh = true", "--fresh each time"),
+        ("allow-outside = true", "--allow-outside each time"),
         ("set = { learning = 3 }", "There is no hyper-parameter 'learning'"),
         ("set = { alfa = 0.5 }", "Did you mean alpha?"),
         ("set = 3", "a table"),
