@@ -3,16 +3,16 @@
 Jo-SRC then trains a linear head on them, which takes minutes on a CPU. The file is n·v·d half-precision floats.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
-from torch import nn
+from torch import Tensor, nn
 
 from cleanweb.machine import autocast
-from cleanweb.methods import Batch
+from cleanweb.methods import Batch, Batches
 from cleanweb.records import Progress, silent
 from cleanweb.views import Pixels
 
@@ -55,7 +55,7 @@ def extract(
 
 
 class FeatureBatches:
-    """Shuffled batches of frozen features, each view drawn at random from the stored ones; call it with the epoch."""
+    """Batches of frozen features, each view drawn at random from the stored ones; call it with the epoch."""
 
     def __init__(
         self, features: np.ndarray, labels: np.ndarray, n_views: int, batch_size: int, seed: int, device: torch.device
@@ -63,16 +63,20 @@ class FeatureBatches:
         """features (v, n, d) float16, labels (n,) int64."""
         self.features = torch.from_numpy(np.asarray(features)).to(device)
         self.labels = torch.as_tensor(labels).to(device)
-        self.n_views, self.seed = n_views, seed
-        self.steps = max(1, min(round(len(labels) / batch_size), len(labels) // 2))
+        self.n_views, self.batch_size, self.seed = n_views, batch_size, seed
 
-    def __call__(self, epoch: int) -> Iterator[Batch]:
+    def __call__(self, epoch: int) -> Batches:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        n_stored, n, _ = self.features.shape
-        order = torch.randperm(n, generator=generator)
-        drawn = torch.rand(n, n_stored, generator=generator).argsort(1)[:, : self.n_views]  # views differ
-        for indices in order.tensor_split(self.steps):
-            picks = drawn[indices].to(self.labels.device)
-            indices = indices.to(self.labels.device)
-            views = tuple(self.features[picks[:, i], indices].float() for i in range(self.n_views))
-            yield Batch(indices, self.labels[indices], views)
+        return Batches(self._draw, torch.arange(len(self.labels)), self.batch_size, generator)
+
+    def _draw(self, indices: Tensor, generator: torch.Generator | None) -> Batch:
+        """As few views as are stored differ; where a method asks for more, they come again."""
+        n_stored, device = len(self.features), self.labels.device
+        if generator is None:
+            picks = torch.zeros(len(indices), 1, dtype=torch.int64)
+        else:
+            picks = torch.rand(len(indices), n_stored, generator=generator).argsort(1)
+            picks = picks[:, torch.arange(self.n_views) % n_stored]
+        picks, indices = picks.to(device), indices.to(device)
+        views = tuple(self.features[pick, indices].float() for pick in picks.T)
+        return Batch(indices, self.labels[indices], views)

@@ -62,7 +62,8 @@ def training(settings: Settings, device: torch.device, backbone: Backbone, n: in
     """For n images with this backbone on this device."""
     tune, why = _tune(settings.tune, device, backbone, n)
     size = "head" if tune == "head" else "large" if backbone.pretrained else "small"
-    recipe = settings.changed(defaults.RECIPES[settings.recipe][size])
+    recipe = defaults.RECIPES[settings.recipe][size]
+    recipe = settings.changed(replace(recipe, **defaults.OF_METHOD.get(settings.method, {}).get(size, {})))
     classifier = defaults.CLASSIFIER[size]
     epochs = settings.epochs or recipe.epochs
     classifier_epochs = min(classifier.epochs, epochs)

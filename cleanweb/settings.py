@@ -11,7 +11,7 @@ from cleanweb.errors import UsageError, did_you_mean
 
 DEFAULT_RUN = "cleanweb-run"
 TUNES = ("auto", "full", "head")
-METHOD_NAMES = ("josrc", "standard", "decoupling", "coteaching", "coteaching+", "jocor")
+METHOD_NAMES = ("josrc", "standard", "decoupling", "coteaching", "coteaching+", "jocor", "dividemix")
 PAPER_RECIPES = ("paper", "paper-c", "paper-ci", "paper-cio")  # Jo-SRC as printed, and its ablations in Table 6
 RECIPE_NAMES = ("auto", *PAPER_RECIPES)
 ONLY = ("clean", "relabeled", "ood", "unusable", "trainable")
@@ -99,6 +99,14 @@ _AUTO = {
                    folds=5),
 }  # fmt: skip
 RECIPES = {"auto": _AUTO} | dict.fromkeys(PAPER_RECIPES, _PAPER)
+# DivideMix passes over the images about five times as often an epoch, and divides them only after a short warm-up.
+OF_METHOD = {
+    "dividemix": {
+        "small": {"epochs": 20, "warmup": 0.25, "folds": 2},
+        "large": {"epochs": 10, "warmup": 0.2, "folds": 2},
+        "head": {"epochs": 10, "warmup": 0.2, "folds": 5},
+    },
+}
 # The classifier, retrained on the final labels; where all of the network was trained it goes on from there.
 CLASSIFIER = {
     "small": Recipe(10, 64, "adam", 5e-4, 1e-4, "cosine", 0.0, 0.0, epsilon=0.1, alpha=0.0, omega=0.99),

@@ -8,7 +8,7 @@ that a resumed run equals an uninterrupted one. Never decides what is clean.
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from cleanweb.errors import RunError
-from cleanweb.methods import Batch, Method, Watch, unwatched
+from cleanweb.methods import Batches, Method, Watch, unwatched
 from cleanweb.records import Progress, silent
 from cleanweb.settings import Recipe
 
@@ -37,7 +37,7 @@ class EpochRecord:
 
 def train(
     method: Method,
-    batches: Callable[[int], Iterable[Batch]],
+    batches: Callable[[int], Batches],
     recipe: Recipe,
     epochs: int,
     checkpoint: Path | None = None,
@@ -76,9 +76,7 @@ def learning_rate_factor(t: int, epochs: int, recipe: Recipe) -> float:
     return min(1.0, (epochs + 1 - t) / (epochs + 1 - start))
 
 
-def _epoch(
-    method: Method, batches: Callable[[int], Iterable[Batch]], optimiser: torch.optim.Optimizer, t: int
-) -> EpochRecord:
+def _epoch(method: Method, batches: Callable[[int], Batches], optimiser: torch.optim.Optimizer, t: int) -> EpochRecord:
     started, losses, counts, tau = time.perf_counter(), [], [0, 0, 0], None
     for loss in method.epoch(t, batches(t)):
         value = float(loss.value.detach())

@@ -4,7 +4,7 @@ Images travel as uint8 (b, side, side, 3) from the pixel cache, a margin larger 
 normalised float32 (b, 3, size, size) in channels-last memory.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cleanweb.methods import Batch
+from cleanweb.methods import Batch, Batches
 
 _SMALL_PX = 64  # up to here images are padded for cropping, as CIFAR's are; above, they are loaded larger
 
@@ -79,10 +79,9 @@ class Pixels:
 
 
 class ImageBatches:
-    """Shuffled batches of augmented views of n training images; call it with the epoch.
+    """Batches of augmented views of n training images; call it with the epoch.
 
-    load(positions, side_px) gives uint8 (b, side, side, 3), as the pixel cache does. The order and every view depend on
-    seed and epoch alone. The last batch is not small: n is split evenly, since batch norm needs company.
+    load(positions, side_px) gives uint8 (b, side, side, 3), as the pixel cache does.
     """
 
     def __init__(
@@ -97,14 +96,16 @@ class ImageBatches:
     ):
         self.load, self.pixels, self.views = load, pixels, [VIEWS[v] for v in views]
         self.labels = torch.as_tensor(labels)
-        self.steps = max(1, min(round(len(labels) / batch_size), len(labels) // 2))
-        self.seed, self.device = seed, device
+        self.batch_size, self.seed, self.device = batch_size, seed, device
 
-    def __call__(self, epoch: int) -> Iterator[Batch]:
+    def __call__(self, epoch: int) -> Batches:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.labels), generator=generator)
-        for indices in order.tensor_split(self.steps):
-            side = loaded_side(self.pixels.size_px)
-            images = torch.from_numpy(self.load(indices.numpy(), side)).to(self.device, non_blocking=True)
-            views = tuple(self.pixels.normalise(view(images, self.pixels.size_px, generator)) for view in self.views)
-            yield Batch(indices.to(self.device), self.labels[indices].to(self.device), views)
+        return Batches(self._draw, torch.arange(len(self.labels)), self.batch_size, generator)
+
+    def _draw(self, indices: Tensor, generator: torch.Generator | None) -> Batch:
+        size = self.pixels.size_px
+        side = size if generator is None else loaded_side(size)
+        images = torch.from_numpy(self.load(indices.numpy(), side)).to(self.device, non_blocking=True)
+        views = [images] if generator is None else [view(images, size, generator) for view in self.views]
+        views = tuple(self.pixels.normalise(view) for view in views)
+        return Batch(indices.to(self.device), self.labels[indices].to(self.device), views)

@@ -6,12 +6,13 @@ or a buffer: `state_dict()` is the whole checkpoint. Never yield inside `no_grad
 reaches every parameter even when nothing is selected.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, ClassVar, Protocol
 
-from torch import Tensor, nn
+import torch
+from torch import Generator, Tensor, nn
 
 # method → recipe → class, as strings: listing them imports nothing
 METHODS: dict[str, dict[str, str]] = {
@@ -27,6 +28,7 @@ METHODS: dict[str, dict[str, str]] = {
     "coteaching": dict.fromkeys(("auto", "paper"), "cleanweb.methods.coteaching:CoTeaching"),
     "coteaching+": dict.fromkeys(("auto", "paper"), "cleanweb.methods.coteaching:CoTeachingPlus"),
     "jocor": dict.fromkeys(("auto", "paper"), "cleanweb.methods.jocor:JoCoR"),
+    "dividemix": {"auto": "cleanweb.methods.dividemix:DivideMix"},
 }
 TAKE_NOISE_RATE = ("coteaching", "coteaching+", "jocor")  # must be told it; the others are not asked
 
@@ -38,6 +40,39 @@ class Batch:
     indices: Tensor  # (b,) int64: position among the training samples
     labels: Tensor  # (b,) int64: given labels
     views: tuple[Tensor, ...]  # each (b, …): images (b, 3, h, w) or features (b, d), one per entry of Method.views
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """One epoch's batches. Every pass draws anew, in an order and with views that depend on seed and epoch alone.
+
+    draw(indices, generator) makes a batch of these samples, with the method's views drawn at random; without a
+    generator with one view, the image as it is.
+    """
+
+    draw: Callable[[Tensor, Generator | None], Batch]
+    indices: Tensor  # (m,) int64: the samples, ascending, on the CPU
+    size: int  # of a batch, about: the last one is not small, since batch norm needs company
+    generator: Generator
+
+    def __len__(self) -> int:
+        m = len(self.indices)
+        return max(1, min(round(m / self.size), m // 2))
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Every sample once, shuffled."""
+        order = self.indices[torch.randperm(len(self.indices), generator=self.generator)]
+        for indices in order.tensor_split(len(self)):
+            yield self.draw(indices, self.generator)
+
+    def plain(self) -> Iterator[Batch]:
+        """Every sample once, in order and as it is."""
+        for indices in self.indices.tensor_split(len(self)):
+            yield self.draw(indices, None)
+
+    def only(self, which: Tensor) -> "Batches":
+        """The same of fewer samples: which (n,) bool, over all samples."""
+        return replace(self, indices=self.indices[which.cpu()[self.indices]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +91,14 @@ class Method(Protocol):
 
     views: ClassVar[tuple[str, ...]]  # what a batch carries: 'weak' or 'strong', one entry per view
 
-    def epoch(self, t: int, batches: Iterable[Batch]) -> Iterator[Loss]:
-        """Epoch t, counted from 1."""
+    def epoch(self, t: int, batches: Batches) -> Iterator[Loss]:
+        """Epoch t, counted from 1. Most go once over the batches; some look at all samples first, and divide them."""
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """images (n, …) → probabilities (n, c) and features (n, d): evaluation mode, no gradient."""
 
     def trained(self) -> nn.Module:
-        """The network that `predict` believes."""
+        """The network that `predict` believes, or the first of several: what the classifier goes on from."""
 
 
 # watch(stage, epoch, method): called after every epoch, counted from 1; stage as in the manifest's table `epochs`

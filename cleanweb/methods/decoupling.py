@@ -11,13 +11,13 @@ Departures
 - No mean teacher and no label smoothing, as printed; the first network is believed.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import ClassVar
 
 from torch import nn
 from torch.nn import functional as F
 
-from cleanweb.methods import Batch, Loss
+from cleanweb.methods import Batches, Loss
 from cleanweb.network import Twins
 from cleanweb.settings import Recipe
 
@@ -30,7 +30,7 @@ class Decoupling(Twins):
     def __init__(self, network: nn.Module, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
         super().__init__(network)
 
-    def epoch(self, t: int, batches: Iterable[Batch]) -> Iterator[Loss]:
+    def epoch(self, t: int, batches: Batches) -> Iterator[Loss]:
         self.train()
         for batch in batches:
             both = self(batch.views[0])

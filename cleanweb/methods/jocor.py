@@ -12,13 +12,13 @@ Departures
 - No mean teacher, no label smoothing; the first network is believed, where the authors report the mean of both.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cleanweb.methods import Batch, Loss
+from cleanweb.methods import Batches, Loss
 from cleanweb.network import Twins
 from cleanweb.settings import Recipe
 from cleanweb.smallloss import kept_share, smallest
@@ -43,7 +43,7 @@ class JoCoR(Twins):
         super().__init__(network)
         self.noise_rate, self.epochs = recipe.noise_rate, epochs
 
-    def epoch(self, t: int, batches: Iterable[Batch]) -> Iterator[Loss]:
+    def epoch(self, t: int, batches: Batches) -> Iterator[Loss]:
         self.train()
         share = kept_share(t, self.epochs, self.noise_rate)
         for batch in batches:

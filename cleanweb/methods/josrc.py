@@ -18,7 +18,7 @@ Expected On 6,500 CIFAR-100 images (10 classes, 3 foreign, 20 % flips), cnn7, 10
 - Eq. 9's second sum is unbounded below for OOD samples; predictions are kept ≥ 1e-6 so that it stays finite.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from cleanweb.divergence import js_divergence, kl_divergence
 from cleanweb.labelnoise import label_trust
-from cleanweb.methods import Batch, Loss
+from cleanweb.methods import Batch, Batches, Loss
 from cleanweb.network import MeanTeacher, predicted
 from cleanweb.settings import Recipe
 
@@ -107,7 +107,7 @@ class JoSRC(nn.Module):
         self.n_classes, self.recipe, self.epochs = n_classes, recipe, epochs
         self.warmup_epochs = recipe.warmup_epochs(epochs)
 
-    def epoch(self, t: int, batches: Iterable[Batch]) -> Iterator[Loss]:
+    def epoch(self, t: int, batches: Batches) -> Iterator[Loss]:
         self.train()
         recipe = self.recipe
         tau = clean_threshold(t, self.warmup_epochs, self.epochs, recipe.tau_c, recipe.tau_m)
@@ -188,7 +188,7 @@ class AdaptiveJoSRC(JoSRC):
         self.register_buffer("belief", torch.zeros(n_samples, n_classes))
         self.register_buffer("labels", torch.zeros(n_samples, dtype=torch.int64))
 
-    def epoch(self, t: int, batches: Iterable[Batch]) -> Iterator[Loss]:
+    def epoch(self, t: int, batches: Batches) -> Iterator[Loss]:
         self.train()
         warm = t <= self.warmup_epochs
         trust = torch.ones(len(self.belief), device=self.belief.device) if warm else self.trust()

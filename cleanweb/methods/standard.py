@@ -4,13 +4,13 @@ With label smoothing and a mean teacher it is how the classifier is retrained; `
 "Standard" of the papers' tables.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cleanweb.methods import Batch, Loss
+from cleanweb.methods import Batches, Loss
 from cleanweb.network import MeanTeacher, predicted
 from cleanweb.settings import Recipe
 
@@ -26,7 +26,7 @@ class Standard(nn.Module):
         self.teacher = MeanTeacher(network, recipe.omega)
         self.epsilon = recipe.epsilon
 
-    def epoch(self, t: int, batches: Iterable[Batch]) -> Iterator[Loss]:
+    def epoch(self, t: int, batches: Batches) -> Iterator[Loss]:
         self.train()
         for batch in batches:
             logits, _ = self.network(batch.views[0])
@@ -50,7 +50,7 @@ class Undefended(nn.Module):
         super().__init__()
         self.network = network
 
-    def epoch(self, t: int, batches: Iterable[Batch]) -> Iterator[Loss]:
+    def epoch(self, t: int, batches: Batches) -> Iterator[Loss]:
         self.train()
         for batch in batches:
             logits, _ = self.network(batch.views[0])
