@@ -96,6 +96,10 @@ class Network(nn.Module):
         super().__init__()
         self.model, self.pretrained = model, pretrained
 
+    @property
+    def n_features(self) -> int:
+        return self.model.get_classifier().in_features
+
     def from_scratch(self) -> nn.Module:
         """The part that was drawn at random: all of it, or the new classifier on published weights."""
         return self.model.get_classifier() if self.pretrained else self.model
@@ -118,6 +122,10 @@ class FeatureHead(nn.Module):
         self.fc = nn.Linear(len(mean), n_classes)
         nn.init.zeros_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
+
+    @property
+    def n_features(self) -> int:
+        return self.fc.in_features
 
     def from_scratch(self) -> nn.Module:
         return self.fc

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from cleanweb import methods
 from cleanweb import settings as defaults
 from cleanweb.errors import UsageError
 from cleanweb.methods import METHODS, TAKE_NOISE_RATE
@@ -43,7 +44,8 @@ def network(settings: Settings, device: torch.device) -> tuple[Backbone, Pixels]
 
 def _refuse_impossible(settings: Settings) -> None:
     """Raises UsageError where there is no such choice, or the method lacks the noise rate or has no use for it."""
-    for what, asked, known in (("method", settings.method, METHODS), ("tune", settings.tune, defaults.TUNES)):
+    for what, asked, known in (("method", settings.method, METHODS), ("tune", settings.tune, defaults.TUNES),
+                              ("pretrain", settings.pretrain, defaults.PRETRAINS)):  # fmt: skip
         if asked not in known:
             raise UsageError(f"There is no --{what} {asked}, only {', '.join(known)}.")
     recipes = METHODS[settings.method]
@@ -56,13 +58,15 @@ def _refuse_impossible(settings: Settings) -> None:
         raise UsageError(f"--method {settings.method} takes no --noise-rate; {', '.join(TAKE_NOISE_RATE)} do.")
     if rate is not None and not 0 <= rate < 1:
         raise UsageError(f"--noise-rate is a share from 0 to below 1, not {rate}.")
+    _pretrain(settings)
 
 
 def training(settings: Settings, device: torch.device, backbone: Backbone, n: int) -> Training:
     """For n images with this backbone on this device."""
-    tune, why = _tune(settings.tune, device, backbone, n)
+    pretrain = _pretrain(settings)
+    tune, why = _tune(settings.tune, device, backbone, n, pretrain)
     size = "head" if tune == "head" else "large" if backbone.pretrained else "small"
-    recipe = defaults.RECIPES[settings.recipe][size]
+    recipe = replace(defaults.RECIPES[settings.recipe][size], pretrain=pretrain)
     recipe = settings.changed(replace(recipe, **defaults.OF_METHOD.get(settings.method, {}).get(size, {})))
     classifier = defaults.CLASSIFIER[size]
     epochs = settings.epochs or recipe.epochs
@@ -74,6 +78,8 @@ def training(settings: Settings, device: torch.device, backbone: Backbone, n: in
         f"--method {settings.method} --recipe {settings.recipe}{told}, {epochs} epochs.",
         *settings.words(),
     ]
+    if pretrain is not None:
+        words.append(f"--pretrain {pretrain}: {epochs} epochs of contrastive learning before.")
     by_criteria = settings.method == "josrc" and settings.recipe in defaults.PAPER_RECIPES
     rule = {"epsilon": recipe.epsilon, "tau": recipe.tau_m} if by_criteria else None
     return Training(
@@ -81,11 +87,24 @@ def training(settings: Settings, device: torch.device, backbone: Backbone, n: in
     )
 
 
-def _tune(asked: str, device: torch.device, backbone: Backbone, n: int) -> tuple[str, str]:
+def _pretrain(settings: Settings) -> str | None:
+    """What is asked for, else what the method is built on. Raises UsageError where only a head would learn."""
+    asked = settings.pretrain
+    of_method = getattr(methods.load(settings.method, settings.recipe), "pretrain", None)
+    pretrain = {"auto": of_method, "none": None}.get(asked, asked)
+    if settings.tune == "head" and (pretrain or of_method):
+        what = f"--method {settings.method}" if of_method else f"--pretrain {pretrain}"
+        raise UsageError(f"{what} trains the whole network, --tune head only its last layer. Use --tune full.")
+    return pretrain
+
+
+def _tune(asked: str, device: torch.device, backbone: Backbone, n: int, pretrain: str | None) -> tuple[str, str]:
     if asked != "auto":
         return asked, "as asked."
     if not backbone.pretrained:
         return "full", f"{backbone.name} starts from scratch: all of it has to learn."
+    if pretrain is not None:
+        return "full", "contrastive learning trains the whole network."
     if device.type != "cuda":
         return "head", f"on a {device.type} the frozen backbone's features and a linear head take minutes."
     if n < MANY_IMAGES:

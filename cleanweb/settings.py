@@ -11,9 +11,11 @@ from cleanweb.errors import UsageError, did_you_mean
 
 DEFAULT_RUN = "cleanweb-run"
 TUNES = ("auto", "full", "head")
-METHOD_NAMES = ("josrc", "standard", "decoupling", "coteaching", "coteaching+", "jocor", "dividemix")
+METHOD_NAMES = ("josrc", "standard", "decoupling", "coteaching", "coteaching+", "jocor", "dividemix", "codim")
+PRETRAINS = ("auto", "none", "self", "sup")
 PAPER_RECIPES = ("paper", "paper-c", "paper-ci", "paper-cio")  # Jo-SRC as printed, and its ablations in Table 6
-RECIPE_NAMES = ("auto", *PAPER_RECIPES)
+CONTRASTS = ("self", "sup")  # contrastive pre-training without labels and with the given ones; CoDiM's variants
+RECIPE_NAMES = ("auto", *PAPER_RECIPES, *CONTRASTS)
 ONLY = ("clean", "relabeled", "ood", "unusable", "trainable")
 FORMATS = ("csv", "parquet", "imagefolder")
 LINKS = ("copy", "hardlink", "symlink")
@@ -42,6 +44,7 @@ class Recipe:
     tau_c: float = 0.75  # Eq. 12
     tau_m: float = 0.95  # Eq. 12
     noise_rate: float | None = None  # share of wrong labels, for the methods that must be told
+    pretrain: str | None = None  # contrastive, before the method: one of `CONTRASTS`
 
     def warmup_epochs(self, epochs: int) -> int:
         """t_w for a run of that many epochs, at least 1."""
@@ -53,7 +56,7 @@ _WORDS = {"optimiser": ("adam", "sgd"), "schedule": ("linear", "cosine")}
 _RANGES = {"lr": (0, inf), "weight_decay": (0, inf), "decay_from": (0, 1), "warmup": (0, 1), "epsilon": (0, 1),
            "alpha": (0, 1), "omega": (0, 1), "folds": (1, 10), "scale": (1e-6, inf), "tau_c": (0, 1),
            "tau_m": (0, 1)}  # fmt: skip
-_OWN_OPTION = {"epochs": "--epochs", "batch_size": "--batch-size", "noise_rate": "--noise-rate"}
+_OWN_OPTION = {"epochs": "--epochs", "batch_size": "--batch-size", "noise_rate": "--noise-rate", "pretrain": "--pretrain"}
 HYPERPARAMETERS = (*_WORDS, *_RANGES)
 
 
@@ -98,15 +101,14 @@ _AUTO = {
     "head": Recipe(15, 128, "adam", 1e-3, 1e-2, "cosine", 0.0, 0.2, epsilon=0.1, alpha=0.5, omega=0.99,
                    folds=5),
 }  # fmt: skip
-RECIPES = {"auto": _AUTO} | dict.fromkeys(PAPER_RECIPES, _PAPER)
+RECIPES = dict.fromkeys(("auto", *CONTRASTS), _AUTO) | dict.fromkeys(PAPER_RECIPES, _PAPER)
 # DivideMix passes over the images about five times as often an epoch, and divides them only after a short warm-up.
-OF_METHOD = {
-    "dividemix": {
-        "small": {"epochs": 20, "warmup": 0.25, "folds": 2},
-        "large": {"epochs": 10, "warmup": 0.2, "folds": 2},
-        "head": {"epochs": 10, "warmup": 0.2, "folds": 5},
-    },
+_DIVIDEMIX = {
+    "small": {"epochs": 20, "warmup": 0.25, "folds": 2},
+    "large": {"epochs": 10, "warmup": 0.2, "folds": 2},
+    "head": {"epochs": 10, "warmup": 0.2, "folds": 5},
 }
+OF_METHOD = {"dividemix": _DIVIDEMIX, "codim": _DIVIDEMIX}
 # The classifier, retrained on the final labels; where all of the network was trained it goes on from there.
 CLASSIFIER = {
     "small": Recipe(10, 64, "adam", 5e-4, 1e-4, "cosine", 0.0, 0.0, epsilon=0.1, alpha=0.0, omega=0.99),
@@ -133,6 +135,7 @@ class Settings:
     backbone: str = "auto"
     weights: str = "auto"
     tune: str = "auto"
+    pretrain: str = "auto"
     epochs: int | None = None
     batch_size: int | None = None
     image_size: int | None = None  # px, square

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cleanweb.errors import CleanwebError
-from cleanweb.settings import METHOD_NAMES, RECIPE_NAMES, TUNES
+from cleanweb.settings import METHOD_NAMES, PRETRAINS, RECIPE_NAMES, TUNES
 
 if TYPE_CHECKING:
     from cleanweb.records import Progress
@@ -28,6 +28,7 @@ def choice(name: str, values: tuple[str, ...]) -> type[StrEnum]:
 Method = choice("Method", METHOD_NAMES)
 RecipeName = choice("RecipeName", RECIPE_NAMES)
 Tune = choice("Tune", TUNES)
+Pretrain = choice("Pretrain", PRETRAINS)
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------

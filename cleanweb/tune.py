@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cleanweb import machine, methods
+from cleanweb import machine, methods, pretrain
 from cleanweb.features import FeatureBatches, extract
 from cleanweb.network import Backbone, FeatureHead, Network
 from cleanweb.records import Progress
@@ -70,8 +70,10 @@ class Full:
 
         def fit(part: Task, k: int, known: np.ndarray) -> tuple[methods.Method, list[EpochRecord]]:
             torch.manual_seed(task.seed)  # the new layers' start; torch offers no generator for it
-            model = task.backbone.build(task.n_classes)
-            return self._train(part, cls, model, known, task.labels[known], recipe, epochs, f"fold-{k}.pt")
+            network = self._network(task.backbone.build(task.n_classes))
+            if recipe.pretrain is not None:
+                self._pretrain(part, network, k, known, recipe, epochs)
+            return self._train(part, cls, network, known, task.labels[known], recipe, epochs, f"fold-{k}.pt")
 
         learned, learner = _cross_fit(task, recipe.folds, epochs, fit, self._views)
         self.model = copy.deepcopy(learner.trained().model)
@@ -80,23 +82,45 @@ class Full:
     def retrain(self, final: np.ndarray, recipe: Recipe, epochs: int) -> tuple[nn.Module, list[EpochRecord]]:
         """Go on from what has been learned, on final labels (n,), −1 where there is none: the classifier."""
         known, cls = np.flatnonzero(final >= 0), methods.load("standard", "auto")
-        model, task = self.model.requires_grad_(True), _stage(self.task, "classifier")
-        learner, records = self._train(task, cls, model, known, final[known], recipe, epochs, "classifier.pt")
+        network, task = self._network(self.model.requires_grad_(True)), _stage(self.task, "classifier")
+        learner, records = self._train(task, cls, network, known, final[known], recipe, epochs, "classifier.pt")
         return learner.trained().model, records
 
+    def _network(self, model: nn.Module) -> Network:
+        return Network(model, self.task.backbone.pretrained).to(self.task.device, memory_format=torch.channels_last)
+
+    def _pretrain(self, part: Task, network: Network, k: int, known: np.ndarray, recipe: Recipe, epochs: int) -> None:
+        """Without labels once, on all images; with labels in every fold, or it would see those it is to judge."""
+        if recipe.pretrain == "self":
+            task, members, name = self.task, np.arange(len(self.task.labels)), "pretrain.pt"
+        else:
+            task, members, name = part, known, f"pretrain-{k}.pt"
+
+        def batches(views: tuple[str, ...], batch_size: int) -> ImageBatches:
+            return self._batches(members, task.labels[members], views, batch_size)
+
+        pretrain.pretrain(network, batches, recipe, epochs, task.folder / "checkpoint" / name, task.progress)
+        network.pretrained = True  # a second network of its kind keeps it
+
     def _train(
-        self, task: Task, cls: type, model: nn.Module, known: np.ndarray, labels: np.ndarray, recipe: Recipe,
+        self, task: Task, cls: type, network: Network, known: np.ndarray, labels: np.ndarray, recipe: Recipe,
         epochs: int, checkpoint: str,
     ) -> tuple[methods.Method, list[EpochRecord]]:  # fmt: skip
-        network = Network(model, task.backbone.pretrained).to(task.device, memory_format=torch.channels_last)
         learner = cls(network, len(known), task.n_classes, recipe, epochs).to(task.device)
-
-        def load(positions: np.ndarray, side: int) -> np.ndarray:
-            return task.load(known[positions], side)
-
-        batches = ImageBatches(load, labels, task.pixels, cls.views, recipe.batch_size, task.seed, task.device)
+        batches = self._batches(known, labels, cls.views, recipe.batch_size)
         file = task.folder / "checkpoint" / checkpoint
         return learner, train(learner, batches, recipe, epochs, file, task.progress, task.watch)
+
+    def _batches(
+        self, members: np.ndarray, labels: np.ndarray, views: tuple[str, ...], batch_size: int
+    ) -> ImageBatches:
+        """Batches of these images (m,), numbered from 0, and their labels."""
+        task = self.task
+
+        def load(positions: np.ndarray, side: int) -> np.ndarray:
+            return task.load(members[positions], side)
+
+        return ImageBatches(load, labels, task.pixels, views, batch_size, task.seed, task.device)
 
     def _views(self, positions: np.ndarray) -> Iterator[tuple[Tensor, ...]]:
         """The whole, two weak and two strong views of these images, in order."""

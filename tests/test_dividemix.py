@@ -1,4 +1,4 @@
-"""DivideMix: what its parts must keep to, each formula against float64 numpy, and whether wrong labels lose their say."""
+"""DivideMix: what its parts must keep to, each formula against float64 numpy, and whether wrong labels lose out."""
 
 import numpy as np
 import pytest

@@ -30,7 +30,7 @@ def settings(**changes) -> Settings:
         (PRETRAINED, CUDA, plan.MANY_IMAGES, "full", "large"),
     ],
 )
-@pytest.mark.parametrize("recipe", RECIPE_NAMES)
+@pytest.mark.parametrize("recipe", METHODS["josrc"])
 def test_the_machine_and_the_crawl_choose(backbone, device, n: int, tune: str, size: str, recipe: str):
     training = plan.training(settings(recipe=recipe), device, backbone, n)
     assert training.tune == tune
@@ -63,8 +63,9 @@ def test_the_papers_recipes_learn_at_once_and_decide_as_the_paper_does(recipe: s
     assert plan.training(settings(), CPU, SCRATCH, 10).rule is None
 
 
-@pytest.mark.parametrize("method", [name for name in METHOD_NAMES if name != "josrc"])
-@pytest.mark.parametrize("recipe", ["auto", "paper"])
+@pytest.mark.parametrize(
+    ("method", "recipe"), [(name, recipe) for name in METHODS if name != "josrc" for recipe in METHODS[name]]
+)
 def test_the_papers_criteria_are_jo_srcs_alone(method: str, recipe: str):
     assert plan.training(settings(method=method, recipe=recipe), CPU, SCRATCH, 10).rule is None
 
@@ -144,3 +145,15 @@ def test_recipes_make_sense(recipes: dict[str, Recipe]):
 def test_the_lists_agree():
     assert set(RECIPES) == set(RECIPE_NAMES)
     assert "auto" in TUNES
+
+
+def test_what_trains_the_whole_network_is_not_left_to_a_head():
+    assert plan.training(settings(), CPU, PRETRAINED, 10).recipe.pretrain is None
+    for asked, kind in (({"method": "codim"}, "self"), ({"method": "codim", "recipe": "sup"}, "sup"),
+                        ({"pretrain": "self"}, "self"), ({"method": "codim", "pretrain": "none"}, None)):  # fmt: skip
+        training = plan.training(settings(**asked), CPU, PRETRAINED, 10)
+        assert training.recipe.pretrain == kind
+        assert training.tune == "full" or kind is None
+        assert any("--pretrain" in line for line in training.words) == (kind is not None)
+        with pytest.raises(UsageError, match="--tune full"):
+            plan.network(settings(**asked, tune="head", backbone=SMALL), CPU)

@@ -9,7 +9,7 @@ from cleanweb import config
 from cleanweb.commands import JsonOption, Quiet, Verbose, came_from, print_summary
 from cleanweb.errors import SomeUnreadable, UsageError
 from cleanweb.settings import DEFAULT_RUN, Settings, checked
-from cleanweb.terminal import Method, RecipeName, Tune, showing_progress, words_for_errors
+from cleanweb.terminal import Method, Pretrain, RecipeName, Tune, showing_progress, words_for_errors
 from cleanweb.usage import SETTINGS_FILE
 
 _INPUT, _OUTPUT, _LEARNING, _NETWORK, _MACHINE = "What goes in", "What comes out", "Learning", "Network", "Machine"
@@ -59,7 +59,7 @@ def fit(
     method: Annotated[Method, typer.Option(rich_help_panel=_LEARNING,
         help="How to learn from noisy labels.")] = Method.josrc,
     recipe: Annotated[RecipeName, typer.Option(rich_help_panel=_LEARNING,
-        help="auto: no thresholds; paper: as printed; paper-…: ablations.")] = RecipeName.auto,
+        help="auto: no thresholds; paper: as printed; paper-…: ablations; self, sup: of codim.")] = RecipeName.auto,
     noise_rate: Annotated[float | None, typer.Option(metavar="SHARE", rich_help_panel=_LEARNING,
         help="Share of wrong labels, if the method asks.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, metavar="N", rich_help_panel=_LEARNING,
@@ -76,6 +76,8 @@ def fit(
         help="auto, pretrained, none, or a .safetensors file.")] = "auto",
     tune: Annotated[Tune, typer.Option(rich_help_panel=_NETWORK,
         help="full: train the whole network; head: a head on frozen features.")] = Tune.auto,
+    pretrain: Annotated[Pretrain, typer.Option(rich_help_panel=_LEARNING,
+        help="Contrastive learning before: self without labels, sup with them; auto: as the method asks.")] = Pretrain.auto,
     image_size: Annotated[int | None, typer.Option(min=16, metavar="PX", rich_help_panel=_NETWORK,
         help="Input side; default: the backbone's.")] = None,
     device: Annotated[str, typer.Option(metavar="NAME", rich_help_panel=_MACHINE,
@@ -101,9 +103,9 @@ def fit(
     with words_for_errors():
         settings = Settings(
             source=source, labels=labels, out=out, path_column=path_column, label_column=label_column,
-            trusted=trusted, merge_labels=merge_labels, allow_outside=allow_outside,
-            method=str(method), recipe=str(recipe), noise_rate=noise_rate, backbone=backbone,
-            weights=weights, tune=str(tune), epochs=epochs, batch_size=batch_size, image_size=image_size, seed=seed,
+            trusted=trusted, merge_labels=merge_labels, allow_outside=allow_outside, method=str(method),
+            recipe=str(recipe), noise_rate=noise_rate, backbone=backbone, weights=weights, tune=str(tune),
+            pretrain=str(pretrain), epochs=epochs, batch_size=batch_size, image_size=image_size, seed=seed,
             device=device, workers=workers, fresh=fresh, strict=strict, hyperparameters=_parsed(hyperparameters or []),
             origin=_origin(ctx),
         )  # fmt: skip

@@ -29,6 +29,11 @@ METHODS: dict[str, dict[str, str]] = {
     "coteaching+": dict.fromkeys(("auto", "paper"), "cleanweb.methods.coteaching:CoTeachingPlus"),
     "jocor": dict.fromkeys(("auto", "paper"), "cleanweb.methods.jocor:JoCoR"),
     "dividemix": {"auto": "cleanweb.methods.dividemix:DivideMix"},
+    "codim": {
+        "auto": "cleanweb.methods.codim:CoDiM",
+        "self": "cleanweb.methods.codim:CoDiM",
+        "sup": "cleanweb.methods.codim:CoDiMSup",
+    },
 }
 TAKE_NOISE_RATE = ("coteaching", "coteaching+", "jocor")  # must be told it; the others are not asked
 

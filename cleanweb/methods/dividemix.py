@@ -65,9 +65,13 @@ class DivideMix(Twins):
     def _warm_up(self, batches: Batches) -> Iterator[Loss]:
         self.train()
         for batch in batches:
-            both = self(batch.views[0])
-            each = [F.cross_entropy(logits, batch.labels) + negative_entropy(logits.softmax(1)) for logits in both]
-            yield Loss(each[0] + each[1], n_clean=len(batch.labels))
+            loss = self._warm_up_loss(self.network, batch) + self._warm_up_loss(self.peer, batch)
+            yield Loss(loss, n_clean=len(batch.labels))
+
+    def _warm_up_loss(self, learner: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy, less the entropy of the predictions: scalar."""
+        logits, _ = learner(batch.views[0])
+        return F.cross_entropy(logits, batch.labels) + negative_entropy(logits.softmax(1))
 
     @torch.no_grad()
     def _divide(self, network: nn.Module, batches: Batches) -> Tensor:
