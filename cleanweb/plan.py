@@ -1,6 +1,6 @@
 """What is chosen for a run that the user left open: network, way of training, recipe, epochs. And why, in words."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 

@@ -56,7 +56,8 @@ _WORDS = {"optimiser": ("adam", "sgd"), "schedule": ("linear", "cosine")}
 _RANGES = {"lr": (0, inf), "weight_decay": (0, inf), "decay_from": (0, 1), "warmup": (0, 1), "epsilon": (0, 1),
            "alpha": (0, 1), "omega": (0, 1), "folds": (1, 10), "scale": (1e-6, inf), "tau_c": (0, 1),
            "tau_m": (0, 1)}  # fmt: skip
-_OWN_OPTION = {"epochs": "--epochs", "batch_size": "--batch-size", "noise_rate": "--noise-rate", "pretrain": "--pretrain"}
+_OWN_OPTION = {"epochs": "--epochs", "batch_size": "--batch-size", "noise_rate": "--noise-rate",
+               "pretrain": "--pretrain"}  # fmt: skip
 HYPERPARAMETERS = (*_WORDS, *_RANGES)
 
 

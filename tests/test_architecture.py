@@ -29,7 +29,8 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("what a shelf has in common", {"readers", "methods", "writers", "bench"}),
     ("built with tools", {"network", "runfolder", "terminal", "config"}),
     ("tools", {"settings", "machine", "divergence", "neighbours", "labelnoise", "calibration", "smallloss", "mixmatch",
-               "contrastive", "twogroups", "distributed", "workers", "pixelcache", "signatures", "texttable", "charts", "usage"}),
+               "contrastive", "twogroups", "distributed", "workers", "pixelcache", "signatures", "texttable", "charts",
+               "usage"}),
     ("ground", {"records", "errors", "schema"}),
 ]  # fmt: skip
 ROOMS = {"review", "bench", "commands"}  # folders of one idea: their files may import each other
@@ -40,7 +41,8 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
 }
 
 # Which files may import these at module level. Elsewhere they are imported where they are needed, or not at all.
-TENSORS = {"methods", "methods/*", "divergence", "neighbours", "network", "smallloss", "mixmatch", "contrastive", "pretrain", "machine", "distributed",
+TENSORS = {"methods", "methods/*", "divergence", "neighbours", "network", "smallloss", "mixmatch", "contrastive",
+           "pretrain", "machine", "distributed",
            "views", "features", "train", "tune", "plan", "score", "pipeline", "prediction", "bench/trial",
            "bench/rivals"}  # fmt: skip
 DATABASE = {"manifest", "readers/table", "writers/parquet"}
