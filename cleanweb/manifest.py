@@ -13,10 +13,14 @@ becomes its escape, `\\udcff`.
 Takes DataFrames, gives files, rows or a DataFrame. Never keeps a file open, never decides anything. A million rows of
 images on 2 cores: 15 s to write (9 s of them the database, 110,000 rows/s), 6 s to read, 1.7 GB of memory, 560 MB on
 disk.
+
+Who writes shuts out every other process, readers too: that is DuckDB. So a change opens the file for some milliseconds,
+and everybody waits a moment for the others. A run may be named by its folder or by its manifest.duckdb.
 """
 
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -25,10 +29,12 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from cleanweb.errors import MachineError, RunError, UsageError
-from cleanweb.schema import SCHEMA_VERSION, SELECTIONS, TABLES, quoted, statements
+from cleanweb.schema import MIGRATIONS, SCHEMA_VERSION, SELECTIONS, TABLES, definition, quoted, statements
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Connection = duckdb.DuckDBPyConnection  # what `opened` and `changing` give
 
 STORAGE_VERSION = "v1.0.0"  # the oldest there is: what DuckDB 2 writes by default, DuckDB 1 cannot open
 
@@ -39,12 +45,12 @@ _DRAFT = "manifest.writing"  # what unfinished files are called
 _IMAGES = "SELECT * REPLACE (verdict::VARCHAR AS verdict) FROM images"
 
 # A query may look at the manifest and at nothing else: no files, no network, no extensions.
-_LOCKED = {
-    "enable_external_access": "false",
-    "autoinstall_known_extensions": "false",
-    "autoload_known_extensions": "false",
-    "lock_configuration": "true",
-}
+_NO_EXTENSIONS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+_LOCKED = _NO_EXTENSIONS | {"enable_external_access": "false", "lock_configuration": "true"}
+
+PATIENCE_S = 5.0  # how long to wait for another program that has the file open
+_BUSY = ("set lock", "different configuration")  # DuckDB's words: another process, or this one, has it open otherwise
+_ADDED = {table for tables in MIGRATIONS.values() for table in tables}  # what an older manifest may lack
 
 _FILE_FAULTS = (duckdb.IOException, duckdb.InternalException, duckdb.FatalException, duckdb.SerializationException)
 
@@ -54,13 +60,14 @@ _FILE_FAULTS = (duckdb.IOException, duckdb.InternalException, duckdb.FatalExcept
 def write(folder: Path, tables: Mapping[str, "pd.DataFrame"]) -> None:
     """Write manifest.duckdb, .csv and .parquet into `folder`, in place of any that are there.
 
-    tables: "images", "classes", "epochs" and "runs", each with exactly the columns of `TABLES`, in any order. Rows keep
-    their order. Every file is complete under another name before it takes its place, so a write that fails or is
-    killed leaves the manifest that was there.
+    tables: those of `TABLES`, each with exactly the columns written there, in any order; without `reviews` it holds
+    none. Rows keep their order. Every file is complete under another name before it takes its place, so a write that
+    fails or is killed leaves the manifest that was there.
 
     Raises ValueError where tables do not fit the schema or contradict its rules, UsageError where DuckDB cannot write
     to such a folder, MachineError where the disk refuses.
     """
+    tables = {name: empty(name) for name in _ADDED} | dict(tables)
     frames = {name: _typed(name, frame) for name, frame in _exactly(TABLES, tables, "table").items()}
     folder = folder.resolve()
     if "?" in str(folder):  # DuckDB takes what follows for options, and loses its log file
@@ -77,6 +84,13 @@ def write(folder: Path, tables: Mapping[str, "pd.DataFrame"]) -> None:
         raise ValueError(f"the manifest would contradict itself: {_brief(error)}") from error
     except (duckdb.Error, OSError) as error:
         raise MachineError(f"cannot write the manifest in {folder}: {_brief(error)}") from error
+
+
+def empty(table: str) -> "pd.DataFrame":
+    """The table without a row."""
+    import pandas as pd
+
+    return pd.DataFrame({name: [] for name, _, _ in TABLES[table]}, dtype=object)
 
 
 def _exactly(wanted: Mapping, given: Mapping, what: str) -> dict:
@@ -201,19 +215,89 @@ def _remove_drafts(folder: Path) -> None:
             leftover.unlink()
 
 
+# --------------------------------------------------------------------------------------------------------- changing
+
+
+@contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Keep every other cleanweb from changing this manifest, from reading what is there until a new one is written.
+
+    Raises RunError where another one does not end within `PATIENCE_S`.
+    """
+    from filelock import FileLock, Timeout
+
+    file = _file(run)
+    if not file.exists():
+        raise RunError(f"no manifest in {file.parent}; run cleanweb fit first or give --run")
+    lock = FileLock(file.parent / ".manifest.lock", is_singleton=True, timeout=PATIENCE_S)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunError(f"another cleanweb is writing {file}; try again when it has finished") from None
+    except OSError as error:
+        raise MachineError(f"cannot write in {file.parent}: {_brief(error)}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def changing(run: Path, settle: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+    """One transaction on the manifest: on disk when it ends, nothing of it where an exception ends it.
+
+    Without `settle` the change stays in DuckDB's log beside the file, which every DuckDB that opens the file reads:
+    milliseconds at a million images, where writing it into the file takes a quarter of a second. A manifest of an older
+    schema is brought up to date. Raises RunError where there is no manifest or others keep it open, ValueError where
+    the change would contradict the schema's rules.
+    """
+    with alone(run), closing(_connect_to_change(run)) as con:
+        try:
+            if not settle:
+                con.execute("PRAGMA disable_checkpoint_on_shutdown")
+            con.execute("BEGIN")
+            yield con
+            con.execute("COMMIT")
+        except (duckdb.ConstraintException, duckdb.ConversionException) as error:
+            raise ValueError(f"the manifest would contradict itself: {_brief(error)}") from error
+        except _FILE_FAULTS as error:
+            raise MachineError(f"cannot write {_file(run)}: {_brief(error)}") from error
+
+
+def settle(run: Path) -> None:
+    """Write what lies in the log into the file itself."""
+    if Path(f"{_file(run)}.wal").exists():
+        with changing(run, settle=True):
+            pass
+
+
+def _connect_to_change(run: Path) -> duckdb.DuckDBPyConnection:
+    con = _connect(run, to_change=True)
+    version = con.execute("SELECT max(schema_version) FROM runs").fetchone()[0] or SCHEMA_VERSION
+    if version >= SCHEMA_VERSION:
+        return con
+    con.close()
+    tables = {name: read(run, name) for name in TABLES}
+    write(_file(run).parent, tables | {"runs": tables["runs"].assign(schema_version=SCHEMA_VERSION)})
+    return _connect(run, to_change=True)
+
+
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
 def read(folder: Path, table: str) -> "pd.DataFrame":
     """A whole table, in the order it was written, with the columns of `TABLES`; what `write` takes again.
 
-    Verdicts are text. Raises RunError where there is no manifest, or one of another schema.
+    Verdicts are text. A table that an older manifest lacks is empty. Raises RunError where there is no manifest, or one
+    of another schema.
     """
-    with _opened(folder) as con:
-        frame = con.execute(_IMAGES if table == "images" else f"SELECT * FROM {table}").df()
+    with opened(folder) as con:
+        verdicts = [name for name, sql_type, _ in TABLES[table] if sql_type.split()[0] == "verdict"]
+        text = ", ".join(f"{name}::VARCHAR AS {name}" for name in verdicts)
+        frame = con.execute(f"SELECT *{f' REPLACE ({text})' * bool(text)} FROM {table}").df()
     if list(frame.columns) != [name for name, _, _ in TABLES[table]]:
         raise RunError(
-            f"the table {table} of {folder / 'manifest.duckdb'} has not the columns of this version of cleanweb "
+            f"the table {table} of {_file(folder)} has not the columns of this version of cleanweb "
             f"(schema {SCHEMA_VERSION}): run cleanweb fit --fresh, or use the version that wrote it"
         )
     return frame
@@ -231,13 +315,13 @@ def select(folder: Path, only: Sequence[str], where: str | None = None) -> "pd.D
         raise UsageError(f"{wrong}; choose from {', '.join(SELECTIONS)}")
     condition = " OR ".join(f"({SELECTIONS[name][0]})" for name in only)
     further = f"AND ({where}\n)" if where else ""  # the line break ends a comment in `where`
-    with _opened(folder) as con:
+    with opened(folder) as con:
         return con.execute(f"{_IMAGES} WHERE ({condition}) {further} ORDER BY rowid").df()
 
 
 def frame(folder: Path, sql: str) -> "pd.DataFrame":
     """The rows of one SQL query, as `query` runs it, in DuckDB's types for pandas."""
-    with _opened(folder) as con:
+    with opened(folder) as con:
         con.execute(sql)
         if not con.description:
             raise UsageError("no SQL query given")
@@ -270,27 +354,50 @@ def _rows(folder: Path, con: duckdb.DuckDBPyConnection) -> Iterator[tuple]:
 
 
 @contextmanager
-def _opened(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+def opened(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection that can only read, and DuckDB's errors in words."""
     with closing(_connect(folder)) as con, _faults(folder):
         yield con
 
 
-def _connect(folder: Path) -> duckdb.DuckDBPyConnection:
-    """A connection that can only read; RunError in words where there is nothing to read."""
-    file = folder / "manifest.duckdb"
+def _file(run: Path) -> Path:
+    return run if run.suffix == ".duckdb" and not run.is_dir() else run / "manifest.duckdb"
+
+
+def _connect(run: Path, to_change: bool = False) -> duckdb.DuckDBPyConnection:
+    """A connection to read, or to change; RunError in words where there is no manifest."""
+    file = _file(run)
     try:
         if not file.exists():
-            raise RunError(f"no manifest in {folder}; run cleanweb fit first or give --run")
-        con = duckdb.connect(str(file.absolute()), read_only=True, config=_LOCKED)
+            raise RunError(f"no manifest in {run}; run cleanweb fit first or give --run")
+        con = _patiently(file, read_only=not to_change, config=_NO_EXTENSIONS if to_change else _LOCKED)
         tables = {name for (name,) in con.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
     except (duckdb.Error, OSError) as error:
-        locked = f"another program has {file} open for writing; close it and try again"
         broken = f"cannot read {file}; if it is damaged, run cleanweb fit --fresh"
-        raise RunError(f"{locked if 'set lock' in str(error) else broken} ({_brief(error)})") from error
-    if not tables.issuperset(TABLES):
+        raise RunError(f"{broken} ({_brief(error)})") from error
+    missing = set(TABLES) - tables
+    if missing - _ADDED:
         con.close()
-        raise RunError(f"{file} is a DuckDB file but no manifest: it has no table {min(set(TABLES) - tables)}")
+        raise RunError(f"{file} is a DuckDB file but no manifest: it has no table {min(missing - _ADDED)}")
+    for table in () if to_change else missing:
+        con.execute(f"CREATE TEMP TABLE {table} ({definition(table)})")
     return con
+
+
+def _patiently(file: Path, **options: object) -> duckdb.DuckDBPyConnection:
+    """Open a DuckDB file, and wait a moment where others have it open."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return duckdb.connect(str(file.absolute()), **options)
+        except duckdb.Error as error:
+            if not any(words in str(error) for words in _BUSY):
+                raise
+            if time.monotonic() > deadline:
+                how = " for writing" if options["read_only"] else ""
+                words = f"another program has {file} open{how}; close it and try again ({_brief(error)})"
+                raise RunError(words) from error
+        time.sleep(0.02)
 
 
 @contextmanager
@@ -299,8 +406,9 @@ def _faults(folder: Path) -> Iterator[None]:
     try:
         yield
     except _FILE_FAULTS as error:
-        file = folder / "manifest.duckdb"
-        raise RunError(f"cannot read {file}; if it is damaged, run cleanweb fit --fresh ({_brief(error)})") from error
+        raise RunError(
+            f"cannot read {_file(folder)}; if it is damaged, run cleanweb fit --fresh ({_brief(error)})"
+        ) from error
     except duckdb.Error as error:
         raise UsageError(_brief(error)) from error
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from cleanweb import duplicates, images, machine, manifest, plan, readers, score, tables, train, tune, verdict, views
+from cleanweb import carried, duplicates, images, machine, manifest, plan, readers, score, tables, train, tune, views
 from cleanweb.errors import CrawlError
 from cleanweb.methods import Watch, unwatched
 from cleanweb.network import save_classifier
@@ -18,7 +18,7 @@ from cleanweb.report import write_if_possible
 from cleanweb.runfolder import Outcome, RunFolder
 from cleanweb.schema import SCHEMA_VERSION
 from cleanweb.settings import Settings
-from cleanweb.trusted import read_trusted, trusted_classes
+from cleanweb.trusted import trusted_classes
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +32,11 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
     folder.refuse_finished(settings.fresh)
     crawl = readers.read(settings.source, settings.labels, settings.path_column, settings.label_column,
                          settings.allow_outside, settings.merge_labels)  # fmt: skip
-    people = {} if settings.trusted is None else read_trusted(settings.trusted, crawl.samples, crawl.root)
+    people = {} if settings.trusted is None else carried.verified_labels(settings.trusted, crawl.samples, crawl.root)
     folder.refuse_inside(crawl.root)
     device = machine.choose_device(settings.device)
     backbone, pixels = plan.network(settings, device)
+    carried.set_aside(folder)
     fingerprint = folder.begin(settings, crawl.samples, people)
     machine.keep_freed_memory()
     log.info("%d samples in %s; run %s in %s", len(crawl.samples), crawl.root, fingerprint, folder.path)
@@ -48,8 +49,12 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
     log.info("%d pictures of %d classes to learn from and score", len(scored), len(classes))
 
     # what the labels teach, and what the model then believes of every image
+    rows = tables.facts_table(crawl.samples, facts, copies.kept, copies.kind)
     verified = trusted_classes(people, copies.kept, scored, classes)
-    taught = np.where(verified == UNVERIFIED, labels, verified)  # of no class: teaches nothing
+    reviews = carried.over(folder, crawl.samples, crawl.root, classes)
+    decided = carried.seen_classes(reviews, rows, scored, classes)
+    seen = np.where(decided == UNVERIFIED, verified, decided)
+    taught = np.where(seen == UNVERIFIED, labels, seen)  # of no class: teaches nothing
     task = tune.Task(lambda at, side: cache.load(scored[at], side), taught, len(classes), backbone, pixels, device,
                      settings.seed, folder.path, progress, watch)  # fmt: skip
     training = plan.training(settings, device, backbone, len(labels))
@@ -63,11 +68,10 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
     folder.save_scores(scored, scores, classes, training.rule)
 
     # what we conclude
-    rows = tables.facts_table(crawl.samples, facts, copies.kept, copies.kind)
-    decision = verdict.decide(scores, training.rule)
+    judged = carried.judged(rows, scored, scores, classes, training.rule, reviews=reviews)
+    rows, decision = judged.images, judged.decision
     log.info("verdicts %s; share of wrong labels %.3f (%.3f to %.3f)", dict(Counter(map(str, decision.verdict))),
              *decision.noise[-1])  # fmt: skip
-    rows = tables.judge(rows, scored, scores, decision, classes)
     final = encode([rows.at[i, "final_label"] for i in scored], classes)[1]
     classifier_epochs: list[train.EpochRecord] = []
     if (final >= 0).any():
@@ -81,10 +85,12 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
         "transition_matrix": tables.transition_table(decision.flow, classes),
         "epochs": tables.epochs_table({"train": learned.epochs, "classifier": classifier_epochs}),
         "runs": tables.runs_table(settings, crawl.root, fingerprint, started, SCHEMA_VERSION, decision.noise),
+        "reviews": judged.reviews,
     }
     manifest.write(folder.path, made)
     folder.finish(made["runs"].iloc[0].to_dict())
-    return Outcome(folder.path, made, [*crawl.notes, *training.words, *write_if_possible(folder.path)])
+    return Outcome(folder.path, made, [*crawl.notes, *training.words, *carried.done(folder, judged.reviews),
+                                      *write_if_possible(folder.path)])  # fmt: skip
 
 
 def inspect(

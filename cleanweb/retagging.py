@@ -1,39 +1,42 @@
 """Decide again from stored scores, in seconds and without torch; the model and its classifier stay as they are."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from cleanweb import manifest, report, tables, verdict
+from cleanweb import carried, manifest, report, tables
 from cleanweb.errors import UsageError
-from cleanweb.records import UNVERIFIED, Sample, Scores, Target
+from cleanweb.records import Sample, Scores, Target
 from cleanweb.runfolder import Outcome, RunFolder
-from cleanweb.schema import TABLES
-from cleanweb.trusted import read_trusted, trusted_classes
+from cleanweb.schema import SCHEMA_VERSION, TABLES
+from cleanweb.trusted import trusted_classes
 
 
 def retag(path: Path | str, target: Target | None = None, verified: Path | None = None) -> Outcome:
     """Rewrite the manifest and the report of a finished run with today's decision rule, or as a target asks.
 
-    verified: a table of labels that people have verified since; what they verified before still holds. Raises RunError
-    where there is no run, UsageError where the table does not fit the crawl.
+    verified: a table of labels that people have verified since, or a run in which they have; what they verified before
+    still holds, and what they decided in review. Raises RunError where there is no run, UsageError where the labels do
+    not fit the crawl.
     """
     folder = RunFolder(path)
-    made = {name: manifest.read(folder.path, name) for name in TABLES}
-    scored, scores, classes, rule = folder.load_scores()
-    if verified is not None:
-        scores = _heed(verified, made, scored, scores, classes)
-        folder.save_scores(scored, scores, classes, rule)
-    decision = verdict.decide(scores, rule, target)
-    made["images"] = tables.judge(made["images"], scored, scores, decision, classes)
-    made["classes"] = tables.classes_table(made["images"], classes, decision.noise)
-    made["transition_matrix"] = tables.transition_table(decision.flow, classes)
-    made["runs"][list(tables.NOISE)] = decision.noise[-1]
-    made["runs"]["target"] = None if target is None else json.dumps(asdict(target))
-    manifest.write(folder.path, made)
+    with manifest.alone(folder.path):  # no decision of a person may fall between reading and writing
+        made = {name: manifest.read(folder.path, name) for name in TABLES}
+        scored, scores, classes, rule = folder.load_scores()
+        if verified is not None:
+            scores = _heed(verified, made, scored, scores, classes)
+            folder.save_scores(scored, scores, classes, rule)
+        judged = carried.judged(made["images"], scored, scores, classes, rule, target, made["reviews"])
+        made["images"], made["reviews"], decision = judged.images, judged.reviews, judged.decision
+        made["classes"] = tables.classes_table(made["images"], classes, decision.noise)
+        made["transition_matrix"] = tables.transition_table(decision.flow, classes)
+        made["runs"][list(tables.NOISE)] = decision.noise[-1]
+        made["runs"]["target"] = None if target is None else json.dumps(asdict(target))
+        made["runs"]["schema_version"] = SCHEMA_VERSION
+        manifest.write(folder.path, made)
     return Outcome(folder.path, made, report.write_if_possible(folder.path))
 
 
@@ -56,6 +59,5 @@ def _heed(table: Path, made: dict[str, pd.DataFrame], scored: np.ndarray, scores
                images[["sample_id", "path", "file", "given_label"]].itertuples(index=False)]  # fmt: skip
     row_of = {sample.sample_id: row for row, sample in enumerate(samples)}
     kept = np.array([row if of is None else row_of[of] for row, of in enumerate(images["duplicate_of"])])
-    people = read_trusted(table, samples, Path(made["runs"]["root"].iloc[0]))
-    new = trusted_classes(people, kept, scored, classes)
-    return replace(scores, verified=np.where(new == UNVERIFIED, scores.verified, new))
+    people = carried.verified_labels(table, samples, Path(made["runs"]["root"].iloc[0]))
+    return carried.heed(scores, trusted_classes(people, kept, scored, classes))

@@ -40,6 +40,7 @@ class RunFolder:
         self.cache = self.path / "cache"
         self.record = self.path / "run.json"
         self.report = self.path / "report.html"
+        self.earlier = self.path / "earlier.duckdb"  # the manifest that is being replaced, where people decided in it
 
     def refuse_finished(self, fresh: bool) -> None:
         """Raises RunError where a finished run would be overwritten, or the folder holds something else."""

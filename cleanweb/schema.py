@@ -6,7 +6,7 @@ It is a contract: users write SQL against it. Every table, view and column carri
 
 from collections.abc import Iterator
 
-SCHEMA_VERSION = 1  # changes with the columns of a table; every run stores the one it was written with
+SCHEMA_VERSION = 2  # changes with the tables and their columns; every run stores the one it was written with
 
 # For each table its columns: (name, SQL type, comment).
 TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
@@ -92,6 +92,20 @@ TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("cleanweb_version", "VARCHAR", "Version of cleanweb"),
         ("schema_version", "INTEGER", "Version of the tables of this file"),
     ),
+    "reviews": (
+        ("review_id", "BIGINT PRIMARY KEY", "The decision; later ones have higher numbers"),
+        ("decided_at", "TIMESTAMP NOT NULL", "When it was taken, UTC"),
+        ("who", "VARCHAR", "Who took it"),
+        ("sample_id", "VARCHAR NOT NULL", "The sample it was taken on; it holds for all copies of the picture"),
+        ("path", "VARCHAR NOT NULL", "Path of that image, as in images"),
+        ("old_verdict", "verdict", "Verdict on the sample before"),
+        ("old_label", "VARCHAR", "Its final_label before"),
+        ("verdict", "verdict NOT NULL", "What the person decided: clean, relabeled or ood"),
+        ("label", "VARCHAR", "The label the image has by this decision; NULL: none of the classes"),
+        ("audit_id", "BIGINT", "The audit it was given in; NULL where it was given in none"),
+        ("undone_at", "TIMESTAMP", "When it was taken back, UTC; NULL while it stands"),
+        ("before", "VARCHAR", "What images would say of the picture and its copies without it, JSON: for undo"),
+    ),
 }
 
 # Rounding may carry a probability a hair beyond its range; that is no reason to lose a run.
@@ -107,14 +121,14 @@ _VERDICT_RULE = """CASE verdict
 _NOISE = ("noise_rate", "noise_low", "noise_high")
 _SHARES = ("p_clean", "p_id", "p_ood", "confidence", "js_clean", "view_disagreement", "p_given", "p_predicted")
 
-# What no row may contradict. A comparison with NULL passes.
+# What no row may contradict. A comparison with NULL passes. None of images names two columns of which one is the key:
+# with such a rule DuckDB changes a row by writing another one at the table's end, and rows would lose their order.
 RULES: dict[str, tuple[str, ...]] = {
     "images": (
         _VERDICT_RULE,
         *(_SHARE.format(name) for name in (*_SHARES, "neighbour_agreement")),
         "(p_clean IS NULL) = (p_id IS NULL) AND (p_clean IS NULL) = (p_ood IS NULL)",
         "abs(p_clean + p_id + p_ood - 1) < 1e-3",
-        "duplicate_of <> sample_id",
         "(duplicate_of IS NULL) = (duplicate_kind IS NULL) AND duplicate_kind IN ('exact', 'near')",
         "length(sha256) = 64",
         "length(phash) = 16",
@@ -123,6 +137,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "transition_matrix": ("images >= 0", _SHARE.format("p_given")),
     "epochs": ("stage IN ('train', 'classifier')",),
     "runs": tuple(_SHARE.format(name) for name in _NOISE),
+    "reviews": ("verdict <> 'unusable' AND (verdict = 'ood') = (label IS NULL)",),
 }
 
 # Which rows of images `cleanweb export --only …` hands over; each is a view.
@@ -143,6 +158,7 @@ _COMMENTS = {
     "transition_matrix": "How labels were given: for each true class, estimated, the labels its images got",
     "epochs": "One row per epoch of training",
     "runs": "One row: how this manifest was made",
+    "reviews": "One row per decision of a person; of those on one picture the last that stands holds",
     "transitions": "How many images each given label lost to each suggested label, most frequent first",
 }
 
@@ -150,11 +166,9 @@ _COMMENTS = {
 def statements() -> Iterator[str]:
     """The statements that make an empty manifest."""
     yield f"CREATE TYPE verdict AS ENUM ({', '.join(repr(name) for name in SELECTIONS if name != 'trainable')})"
-    comments = dict(_COMMENTS)
-    for table, columns in TABLES.items():
-        parts = [f"{name} {sql_type}" for name, sql_type, _ in columns] + [f"CHECK ({rule})" for rule in RULES[table]]
-        yield f"CREATE TABLE {table} ({', '.join(parts)})"
-        yield from (_comment(f"COLUMN {table}.{name}", comment) for name, _, comment in columns)
+    for table in TABLES:
+        yield from _table(table)
+    comments = {view: _COMMENTS[view] for view in _COMMENTS.keys() - TABLES.keys()}
     for view, (condition, comment) in SELECTIONS.items():
         comments[view] = comment
         yield f"CREATE VIEW {view} AS SELECT * FROM images WHERE {condition}"
@@ -163,7 +177,20 @@ def statements() -> Iterator[str]:
     yield _comment("COLUMN transitions.given_label", "Label the crawl gave")
     yield _comment("COLUMN transitions.suggested_label", "Label suggested instead")
     yield _comment("COLUMN transitions.images", "Images relabeled from the one to the other")
-    yield from (_comment(f"{'TABLE' if n in TABLES else 'VIEW'} {n}", comment) for n, comment in comments.items())
+    yield from (_comment(f"VIEW {name}", comment) for name, comment in sorted(comments.items()))
+
+
+def _table(table: str) -> Iterator[str]:
+    columns = TABLES[table]
+    yield f"CREATE TABLE {table} ({definition(table)})"
+    yield from (_comment(f"COLUMN {table}.{name}", comment) for name, _, comment in columns)
+    yield _comment(f"TABLE {table}", _COMMENTS[table])
+
+
+def definition(table: str) -> str:
+    """Its columns and rules, as CREATE TABLE takes them."""
+    columns = [f"{name} {sql_type}" for name, sql_type, _ in TABLES[table]]
+    return ", ".join(columns + [f"CHECK ({rule})" for rule in RULES[table]])
 
 
 def _comment(on: str, text: str) -> str:
@@ -173,3 +200,8 @@ def _comment(on: str, text: str) -> str:
 def quoted(text: str) -> str:
     """`text` as an SQL string literal."""
     return "'" + text.replace("'", "''") + "'"
+
+
+# The tables that each version added. A manifest of an older version lacks them: they are read as empty, and it is
+# written anew as one of this version before anything is changed in it.
+MIGRATIONS: dict[int, tuple[str, ...]] = {2: ("reviews",)}

@@ -115,7 +115,12 @@ def _follow(images: pd.DataFrame, scored: np.ndarray, scores: Scores, classes: l
         kept = row_of[images.at[row, "duplicate_of"]]
         if kept not in position or images.at[kept, "verdict"] is None or images.at[row, "given_label"] is None:
             continue
-        _copy_verdict(images, int(row), kept, scores.probs[position[kept]], classes)
+        i = position[kept]
+        _copy_verdict(images, int(row), kept, scores.probs[i], classes)
+        if scores.verified[i] != UNVERIFIED:  # then the copy's label is right or wrong for sure
+            verdicts = (Verdict.CLEAN, Verdict.RELABELED, Verdict.OOD)
+            for column, v in zip(("p_clean", "p_id", "p_ood"), verdicts, strict=True):
+                images.at[row, column] = float(images.at[row, "verdict"] == v)
 
 
 def _copy_verdict(images: pd.DataFrame, row: int, kept: int, probs: np.ndarray, classes: list[str]) -> None:

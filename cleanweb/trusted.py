@@ -18,18 +18,24 @@ def read_trusted(table: Path, samples: Sequence[Sample], root: Path) -> dict[int
     if not table.is_file():
         raise CrawlError(f"Nothing found at {table}: looked for the verified labels there. Check the spelling.")
     rows = import_module(READERS["table"]).listed(table, root)
+    return matched(table, [(row.path, row.given_label) for row in rows], samples)
+
+
+def matched(source: Path, labels: Sequence[tuple[str, str | None]], samples: Sequence[Sample]) -> dict[int, str | None]:
+    """Sample index → label of these paths and labels that `source` names. Raises UsageError where they do not fit."""
     index = {sample.path: i for i, sample in reversed([*enumerate(samples)])}
-    unknown = [row.path for row in rows if row.path not in index]
+    unknown = [path for path, _ in labels if path not in index]
     if unknown:
-        raise UsageError(f"{table} names {len(unknown)} of {len(rows)} paths that the crawl does not, as {unknown[0]}.")
-    label_of = {row.path: row.given_label for row in rows}
-    again = [row.path for row in rows if row.given_label != label_of[row.path]]
+        raise UsageError(f"{source} names {len(unknown)} of {len(labels)} paths that the crawl does not, as "
+                         f"{unknown[0]}.")  # fmt: skip
+    label_of = dict(labels)
+    again = [path for path, label in labels if label != label_of[path]]
     if again:
-        raise UsageError(f"{table} gives two labels to {again[0]}.")
+        raise UsageError(f"{source} gives two labels to {again[0]}.")
     known = {sample.given_label for sample in samples}
-    strange = sorted({row.given_label for row in rows if row.given_label is not None} - known)
+    strange = sorted({label for _, label in labels if label is not None} - known)
     if strange:
-        raise UsageError(f"{table} has the label {strange[0]!r}, which is none of the crawl's. An empty label says "
+        raise UsageError(f"{source} has the label {strange[0]!r}, which is none of the crawl's. An empty label says "
                          "that an image belongs to none of the classes.")  # fmt: skip
     return {index[path]: label for path, label in label_of.items()}
 

@@ -22,8 +22,9 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("the story", {"pipeline", "retagging", "prediction", "doctor"}),
     ("ways to learn", {"tune", "plan"}),
     ("what they start from", {"features", "pretrain"}),
+    ("what people decided", {"carried"}),
     ("what is shown", {"summary", "report", "review", "review/*", "views"}),
-    ("what a report is made of", {"thumbnails"}),
+    ("what a report is made of", {"thumbnails", "reviews"}),
     ("stages", {"readers/*", "images", "duplicates", "methods/*", "train", "score", "verdict", "tables", "trusted",
                 "manifest", "writers/*"}),
     ("what a shelf has in common", {"readers", "methods", "writers", "bench"}),
@@ -48,11 +49,10 @@ TENSORS = {"methods", "methods/*", "divergence", "neighbours", "network", "small
 DATABASE = {"manifest", "readers/table", "writers/parquet"}
 # What `--help`, `export`, `sql`, `retag`, `doctor` and `review` load: no module-level import leads from here to torch.
 TORCH_FREE = {"__init__", "__main__", "run", "cli", "commands", "commands/*", "terminal", "config", "usage",
-              "retagging", "doctor", "summary",
-              "report", "thumbnails", "charts", "review", "review/*", "verdict", "tables", "trusted", "manifest",
-              "images", "duplicates", "runfolder", "readers", "readers/*", "writers", "writers/*", "bench",
-              "bench/noise", "bench/sources", "bench/worlds", "bench/metrics", "bench/record", "bench/tables",
-              "bench/commands"}  # fmt: skip
+              "retagging", "doctor", "summary", "report", "thumbnails", "charts", "reviews", "carried", "review",
+              "review/*", "verdict", "tables", "trusted", "manifest", "images", "duplicates", "runfolder", "readers",
+              "readers/*", "writers", "writers/*", "bench", "bench/noise", "bench/sources", "bench/worlds",
+              "bench/metrics", "bench/record", "bench/tables", "bench/commands"}  # fmt: skip
 PRINTS = {"cli", "terminal", "commands", "commands/*", "bench/commands"}  # others use `logging` and callbacks
 
 MOST_LINES = 420

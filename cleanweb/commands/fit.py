@@ -42,7 +42,7 @@ def fit(
     label_column: Annotated[str | None, typer.Option(metavar="NAME", rich_help_panel=_INPUT,
         help="The table's column of labels; default: guessed.")] = None,
     trusted: Annotated[Path | None, typer.Option(metavar="TABLE", rich_help_panel=_INPUT,
-        help="Table of labels that a person has verified; an empty label: none of the classes.")] = None,
+        help="Table of labels that a person has verified (empty: none of the classes), or a reviewed run.")] = None,
     merge_labels: Annotated[bool, typer.Option("--merge-labels", rich_help_panel=_INPUT,
         help="Take labels that differ only in capitals or spaces for one.")] = False,
     allow_outside: Annotated[bool, typer.Option("--allow-outside", rich_help_panel=_INPUT,

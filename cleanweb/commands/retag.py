@@ -19,7 +19,7 @@ def retag(
         float | None, typer.Option(metavar="SHARE", help="Keep this share of the images as clean, as 0.8.")
     ] = None,
     trusted: Annotated[
-        Path | None, typer.Option(metavar="TABLE", help="Table of labels verified since, as in fit.")
+        Path | None, typer.Option(metavar="TABLE", help="Table of labels verified since, or a reviewed run, as in fit.")
     ] = None,
     run: RunOption = Path(DEFAULT_RUN),
     as_json: JsonOption = False,
