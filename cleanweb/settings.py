@@ -15,7 +15,7 @@ METHOD_NAMES = ("josrc", "standard", "decoupling", "coteaching", "coteaching+", 
 PRETRAINS = ("auto", "none", "self", "sup")
 PAPER_RECIPES = ("paper", "paper-c", "paper-ci", "paper-cio")  # Jo-SRC as printed, and its ablations in Table 6
 CONTRASTS = ("self", "sup")  # contrastive pre-training without labels and with the given ones; CoDiM's variants
-RECIPE_NAMES = ("auto", *PAPER_RECIPES, *CONTRASTS)
+RECIPE_NAMES = ("auto", *PAPER_RECIPES, "snc", *CONTRASTS)  # snc: Jo-SNC, the authors' successor
 ONLY = ("clean", "relabeled", "ood", "unusable", "trainable")
 FORMATS = ("csv", "parquet", "imagefolder")
 LINKS = ("copy", "hardlink", "symlink")
@@ -102,7 +102,7 @@ _AUTO = {
     "head": Recipe(15, 128, "adam", 1e-3, 1e-2, "cosine", 0.0, 0.2, epsilon=0.1, alpha=0.5, omega=0.99,
                    folds=5),
 }  # fmt: skip
-RECIPES = dict.fromkeys(("auto", *CONTRASTS), _AUTO) | dict.fromkeys(PAPER_RECIPES, _PAPER)
+RECIPES = dict.fromkeys(("auto", "snc", *CONTRASTS), _AUTO) | dict.fromkeys(PAPER_RECIPES, _PAPER)
 # DivideMix passes over the images about five times as often an epoch, and divides them only after a short warm-up.
 _DIVIDEMIX = {
     "small": {"epochs": 20, "warmup": 0.25, "folds": 2},

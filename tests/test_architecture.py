@@ -39,6 +39,7 @@ ROOMS = {"review", "bench", "commands"}  # folders of one idea: their files may 
 # (file, what it imports) → why it may, against the floors.
 EXCEPTIONS: dict[tuple[str, str], str] = {
     ("methods/codim", "methods/dividemix"): "CoDiM is DivideMix with contrastive terms",
+    ("methods/josnc", "methods/josrc"): "Jo-SNC is Jo-SRC with another selection",
 }
 
 # Which files may import these at module level. Elsewhere they are imported where they are needed, or not at all.

@@ -59,7 +59,7 @@ def fit(
     method: Annotated[Method, typer.Option(rich_help_panel=_LEARNING,
         help="How to learn from noisy labels.")] = Method.josrc,
     recipe: Annotated[RecipeName, typer.Option(rich_help_panel=_LEARNING,
-        help="auto: no thresholds; paper: as printed; paper-…: ablations; self, sup: of codim.")] = RecipeName.auto,
+        help="auto: no thresholds; paper…: as printed, ablations; snc: Jo-SNC; self, sup: codim's.")] = RecipeName.auto,
     noise_rate: Annotated[float | None, typer.Option(metavar="SHARE", rich_help_panel=_LEARNING,
         help="Share of wrong labels, if the method asks.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, metavar="N", rich_help_panel=_LEARNING,

@@ -22,6 +22,7 @@ METHODS: dict[str, dict[str, str]] = {
         "paper-c": "cleanweb.methods.josrc:CleanOnly",
         "paper-ci": "cleanweb.methods.josrc:CleanAndID",
         "paper-cio": "cleanweb.methods.josrc:WithoutConsistency",
+        "snc": "cleanweb.methods.josnc:JoSNC",
     },
     "standard": {"auto": "cleanweb.methods.standard:Standard", "paper": "cleanweb.methods.standard:Undefended"},
     "decoupling": dict.fromkeys(("auto", "paper"), "cleanweb.methods.decoupling:Decoupling"),
