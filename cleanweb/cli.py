@@ -9,6 +9,7 @@ import typer
 
 from cleanweb import __version__
 from cleanweb.bench.commands import app as bench
+from cleanweb.commands.audit import audit
 from cleanweb.commands.doctor import doctor
 from cleanweb.commands.export import export
 from cleanweb.commands.fit import fit
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (fit, report, sql, retag, export, predict, doctor):  # in the order of the work
+for command in (fit, report, audit, sql, retag, export, predict, doctor):  # in the order of the work
     app.command(cls=Command)(command)
 app.add_typer(bench, name="bench")
 

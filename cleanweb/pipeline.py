@@ -86,6 +86,8 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
         "epochs": tables.epochs_table({"train": learned.epochs, "classifier": classifier_epochs}),
         "runs": tables.runs_table(settings, crawl.root, fingerprint, started, SCHEMA_VERSION, decision.noise),
         "reviews": judged.reviews,
+        "audits": manifest.empty("audits"),  # an audit speaks of verdicts that are no more
+        "audit_findings": manifest.empty("audit_findings"),
     }
     manifest.write(folder.path, made)
     folder.finish(made["runs"].iloc[0].to_dict())

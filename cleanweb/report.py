@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 import jinja2
 
-from cleanweb import charts, manifest, thumbnails
+from cleanweb import audit, charts, manifest, thumbnails
+from cleanweb.audit.statement import findings
 from cleanweb.errors import MachineError, UsageError
 from cleanweb.records import MEANING, UNREADABLE
 from cleanweb.runfolder import RunFolder
@@ -85,8 +86,11 @@ def render(run: Path, tables: Mapping[str, "pd.DataFrame"]) -> str:
     noisiest = sorted(_records(tables["classes"]), key=lambda row: (-_wrong(row), row["label"]))
     sheets = _sheets(images, [row["label"] for row in noisiest])
     everything = [sheet for _, _, _, found in sheets for sheet in found]
+    audited = audit.of_tables(tables)
     return _template().render(
         run=run,
+        audited=audited,
+        findings=[] if audited is None else findings(audited.rows),
         made=made,
         total=len(images),
         counts=counts,

@@ -6,7 +6,7 @@ It is a contract: users write SQL against it. Every table, view and column carri
 
 from collections.abc import Iterator
 
-SCHEMA_VERSION = 2  # changes with the tables and their columns; every run stores the one it was written with
+SCHEMA_VERSION = 3  # changes with the tables and their columns; every run stores the one it was written with
 
 # For each table its columns: (name, SQL type, comment).
 TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
@@ -106,6 +106,36 @@ TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("undone_at", "TIMESTAMP", "When it was taken back, UTC; NULL while it stands"),
         ("before", "VARCHAR", "What images would say of the picture and its copies without it, JSON: for undo"),
     ),
+    "audits": (
+        ("audit_id", "BIGINT NOT NULL", "The audit; later ones have higher numbers"),
+        ("drawn_at", "TIMESTAMP NOT NULL", "When its first pictures were drawn, UTC"),
+        ("seed", "BIGINT NOT NULL", "Seed of the draw"),
+        ("position", "INTEGER NOT NULL", "Place in the order in which the pictures are asked, from 0"),
+        ("sample_id", "VARCHAR NOT NULL", "The picture that was drawn"),
+        ("path", "VARCHAR NOT NULL", "Path of that image, as in images"),
+        ("verdict", "verdict NOT NULL", "Verdict on it when it was drawn, which is what is audited"),
+        ("given_label", "VARCHAR", "Label the crawl gave"),
+        ("claimed_label", "VARCHAR", "Label it has by that verdict; NULL: none of the classes"),
+        ("offered_first", "VARCHAR NOT NULL", "The given label or the best other class, whichever comes first"),
+        ("offered_second", "VARCHAR NOT NULL", "The other of the two"),
+        ("stratum", "BIGINT NOT NULL", "Pictures that had this verdict when it was drawn, copies not counted"),
+        ("answer", "VARCHAR", "class: it shows shown_label; none: no class; unsure: cannot tell; NULL: not answered"),
+        ("shown_label", "VARCHAR", "The class a person sees in it"),
+        ("answered_at", "TIMESTAMP", "When, UTC"),
+        ("who", "VARCHAR", "Who"),
+    ),
+    "audit_findings": (
+        ("audit_id", "BIGINT NOT NULL", "The audit"),
+        ("finding", "VARCHAR NOT NULL", "What share this is: precision_clean, recall_clean, label_accuracy …"),
+        ("value", "DOUBLE", "The share as estimated; NULL where too little has been judged"),
+        ("low", "DOUBLE NOT NULL", "Lower end of its 95 % interval"),
+        ("high", "DOUBLE NOT NULL", "Upper end of its 95 % interval"),
+        ("lowest", "DOUBLE NOT NULL", "Lower end, were all pictures without a judgement against it"),
+        ("highest", "DOUBLE NOT NULL", "Upper end, were they all for it"),
+        ("pictures", "BIGINT NOT NULL", "Pictures it speaks of"),
+        ("seen", "BIGINT NOT NULL", "of these: drawn and judged"),
+        ("unknown", "BIGINT NOT NULL", "of these: drawn, but not answered or not to be told"),
+    ),
 }
 
 # Rounding may carry a probability a hair beyond its range; that is no reason to lose a run.
@@ -138,6 +168,13 @@ RULES: dict[str, tuple[str, ...]] = {
     "epochs": ("stage IN ('train', 'classifier')",),
     "runs": tuple(_SHARE.format(name) for name in _NOISE),
     "reviews": ("verdict <> 'unusable' AND (verdict = 'ood') = (label IS NULL)",),
+    "audits": (
+        "verdict <> 'unusable' AND (verdict = 'ood') = (claimed_label IS NULL)",
+        "answer IN ('class', 'none', 'unsure')",
+        "coalesce(answer = 'class', false) = (shown_label IS NOT NULL)",
+        "(answer IS NULL) = (answered_at IS NULL)",
+    ),
+    "audit_findings": tuple(_SHARE.format(name) for name in ("value", "low", "high", "lowest", "highest")),
 }
 
 # Which rows of images `cleanweb export --only …` hands over; each is a view.
@@ -159,6 +196,8 @@ _COMMENTS = {
     "epochs": "One row per epoch of training",
     "runs": "One row: how this manifest was made",
     "reviews": "One row per decision of a person; of those on one picture the last that stands holds",
+    "audits": "One row per picture drawn at random for a person to judge without seeing the verdict",
+    "audit_findings": "What each audit has shown so far: shares with their intervals",
     "transitions": "How many images each given label lost to each suggested label, most frequent first",
 }
 
@@ -204,4 +243,4 @@ def quoted(text: str) -> str:
 
 # The tables that each version added. A manifest of an older version lacks them: they are read as empty, and it is
 # written anew as one of this version before anything is changed in it.
-MIGRATIONS: dict[int, tuple[str, ...]] = {2: ("reviews",)}
+MIGRATIONS: dict[int, tuple[str, ...]] = {2: ("reviews",), 3: ("audits", "audit_findings")}

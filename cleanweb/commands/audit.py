@@ -1,0 +1,96 @@
+"""cleanweb audit: how far can I trust it?"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cleanweb.commands import JsonOption, RunOption, Verbose
+from cleanweb.errors import UsageError
+from cleanweb.settings import DEFAULT_RUN
+from cleanweb.terminal import plain, words_for_errors
+
+if TYPE_CHECKING:
+    from cleanweb.audit import Audit
+
+
+def audit(
+    n: Annotated[
+        int | None,
+        typer.Option("--n", metavar="COUNT", min=10, help="Pictures to draw; default: 200. Of an audit that has fewer,"
+                     " the others are added."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="NUMBER", min=0, help="Seed of the draw. Another one draws a new audit.")
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the pictures as a table to fill in.")
+    ] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option(metavar="TABLE", help="Take answers from a table of paths and labels; an empty label: none of the"
+                     " classes; ?: cannot tell."),
+    ] = None,
+    who: Annotated[str, typer.Option(metavar="NAME", help="Whose answers they are.")] = "",
+    show: Annotated[bool, typer.Option("--show", help="Print what the last audit says.")] = False,
+    run: RunOption = Path(DEFAULT_RUN),
+    as_json: JsonOption = False,
+    verbose: Verbose = 0,
+) -> None:  # fmt: skip
+    """How far can I trust it? Judge a random sample blind; it says how often verdicts and labels are right.
+
+    Draws pictures at random, or goes on with those that were drawn. Answers are kept as decisions, as in review.
+
+    \b
+    Examples:
+      cleanweb audit --sheet sheet.csv      draw 200 pictures, as a table to fill in
+      cleanweb audit --answers sheet.csv    take it back, and say what it shows
+      cleanweb audit --show --json          say it again, for programs
+    """
+    with words_for_errors():
+        if show or answers:
+            if sheet or n or seed is not None or (show and answers):
+                raise UsageError("--show or --answers speaks of the audit drawn last: give it without the other, --n, "
+                                 "--seed and --sheet.")  # fmt: skip
+            found = _answered(run, answers, who) if answers else _last(run)
+        else:
+            from cleanweb.audit import draw
+
+            found = draw.go_on(run, n, seed)
+            if sheet:
+                _hand_out(run, found, sheet, as_json)
+                return
+    typer.echo(json.dumps(found.to_json(), ensure_ascii=False) if as_json else plain("\n".join(found.lines())))
+
+
+def _last(run: Path) -> "Audit":
+    from cleanweb import audit
+
+    found = audit.latest(run)
+    if found is None:
+        raise UsageError(f"No audit of {run} has been drawn. Draw one with cleanweb audit.")
+    return found
+
+
+def _answered(run: Path, table: Path, who: str) -> "Audit":
+    from cleanweb import report
+    from cleanweb.audit import answers, sheet
+
+    found = _last(run)
+    answers.answer(run, found.audit_id, sheet.read(run, found, table), who)
+    for words in report.write_if_possible(run):
+        typer.echo(plain(words), err=True)
+    return _last(run)
+
+
+def _hand_out(run: Path, found: "Audit", out: Path, as_json: bool) -> None:
+    from cleanweb.audit import sheet
+
+    sheet.write(run, found, out)
+    if as_json:
+        typer.echo(json.dumps({"audit_id": found.audit_id, "pictures": len(found.rows), "out": str(out)}))
+        return
+    typer.echo(plain(f"{out}: {len(found.rows):,} pictures of audit {found.audit_id}."))
+    words = "In its column label, put the class that each shows, nothing where it shows none of them, or leave the ?."
+    typer.echo(f"{words}\nThen: cleanweb audit --answers {plain(str(out))}", err=True)
