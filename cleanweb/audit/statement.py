@@ -74,7 +74,8 @@ class Finding:
         sure = "all judged" if self.seen == self.pictures else f"95% interval {_range(found.low, found.high)}"
         line = f"{words} ({sure})."
         if self.unknown and (found.lowest, found.highest) != (found.low, found.high):
-            line += f" Whatever the {self.unknown:,} without a judgement show: {_range(found.lowest, found.highest)}."
+            rest = f"{self.unknown:,} without a judgement show{'s' if self.unknown == 1 else ''}"
+            line += f" Whatever the {rest}: {_range(found.lowest, found.highest)}."
         return line + self._more()
 
     def _more(self) -> str:
