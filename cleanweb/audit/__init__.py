@@ -107,12 +107,9 @@ class Audit:
         """What the figures speak of, and of what no more."""
         words = ["These figures are of the verdicts as they were drawn, and of pictures: copies are not counted. Each "
                  "interval holds for itself."]  # fmt: skip
-        changed = [f"{n:,} by {whom}" for n, whom in ((self.changed_by_people, "people"),
-                                                      (self.changed_by_retag, "retag")) if n]  # fmt: skip
-        if changed:
-            words.append(
-                f"Of the {len(self.rows):,} verdicts drawn some read otherwise now: changed {', '.join(changed)}."
-            )
+        changed = {"people": self.changed_by_people, "retag": self.changed_by_retag}
+        if by := " and ".join(f"{n:,} by {whom}" for whom, n in changed.items() if n):
+            words.append(f"Of the {len(self.rows):,} verdicts drawn, some have been changed since: {by}.")
         if self.changed_by_retag:
             words.append(f"This is an audit of an older decision: --seed {self.seed + 1} draws a new one.")
         return words
