@@ -1,47 +1,99 @@
 """A table that is text (CSV, TSV, JSON lines, JSON) → its columns and records; what is wrong is told with its line.
 
-CSV is read by Python's csv module in its strict mode. Memory: the whole text, and for JSON all records.
+CSV is read by Python's csv module in its strict mode. Lines are read as they are worked off, so that a table of any
+size takes little memory; JSON lines are read twice, first for the names of their columns. Only a JSON array is held
+whole.
 """
 
+import codecs
 import csv
-import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from cleanweb.errors import CrawlError
 
+LONGEST = (
+    4 << 20
+)  # characters of a line, and of a CSV field: what is longer is no table, or has a quote that never ends
+_HEAD = 1 << 20  # characters from which the kind of table is told
+
 
 def read(table: Path) -> tuple[list[str], Iterator[list[Any]]]:
     """The names of the columns, and the records in their order. CSV's values are text, JSON's what they are."""
-    text = _text(table)
-    as_json = text.lstrip()[:1] in ("{", "[")
-    return _json(text, table) if as_json else _delimited(text, table)
+    head = _head(table)
+    match head.lstrip()[:1]:
+        case "[":
+            return _array(table)
+        case "{":
+            return _objects(table)
+    return _delimited(table, _delimiter(head))
 
 
-def _text(table: Path) -> str:
-    data = table.read_bytes()
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+# --- text -----------------------------------------------------------------------------------------------------------
+
+
+def _encoding(table: Path) -> str:
+    with table.open("rb") as stream:
+        return "utf-16" if stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+def _lines(table: Path) -> Iterator[str]:
+    """The lines with their ends, which are \\n, \\r\\n or \\r."""
+    number = 0
     try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise CrawlError(
-            f"{table}, line {line}: the byte 0x{data[error.start]:02x} is not UTF-8. Convert the table, for example: "
-            f"iconv -f WINDOWS-1252 -t UTF-8 '{table.name}' > '{table.stem}-utf8{table.suffix}'"
-        ) from None
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise CrawlError(f"{table}, line {line}: a NUL byte; the table is damaged, or is not UTF-8 text.")
+        with table.open(encoding=_encoding(table), newline="") as stream:
+            while line := stream.readline(LONGEST):
+                number += 1
+                if "\0" in line:
+                    raise CrawlError(f"{table}, line {number}: a NUL byte; the table is damaged, or is not UTF-8 text.")
+                if len(line) == LONGEST:
+                    raise CrawlError(f"{table}, line {number}: longer than {LONGEST:,} characters. This is no table.")
+                yield line
+    except UnicodeError as error:
+        raise _not_text(table, error) from None
+
+
+def _not_text(table: Path, error: UnicodeError) -> CrawlError:
+    """In words, with the line; the decoder knows only the place in what it was given last."""
+    encoding, line = _encoding(table), 0
+    if encoding == "utf-16":
+        return CrawlError(f"{table}: begins as UTF-16 and is not ({error}). Convert the table to UTF-8.")
+    with table.open("rb") as stream:
+        while raw := stream.readline(LONGEST):
+            line += 1
+            try:
+                raw.decode()
+            except UnicodeDecodeError as found:
+                if len(raw) < LONGEST or found.end < len(raw) - 4:
+                    words = f"the byte 0x{raw[found.start]:02x} is not UTF-8. Convert the table, for example: "
+                    new = f"'{table.stem}-utf8{table.suffix}'"
+                    return CrawlError(f"{table}, line {line}: {words}iconv -f WINDOWS-1252 -t UTF-8 "
+                                      f"'{table.name}' > {new}")  # fmt: skip
+    return CrawlError(f"{table}: ends inside a letter; the table is cut off.")
+
+
+def _head(table: Path) -> str:
+    head, length = [], 0
+    for line in _lines(table):
+        head.append(line)
+        length += len(line)
+        if length > _HEAD and not line.isspace():
+            break
+    text = "".join(head)
     if not text.strip():
         raise CrawlError(f"{table} is empty: looked for a first line with the names of the columns.")
     return text
 
 
-def _delimited(text: str, table: Path) -> tuple[list[str], Iterator[list[str]]]:
-    delimiter = _delimiter(text)
-    records = _records(text, delimiter, table)
+# --- CSV ------------------------------------------------------------------------------------------------------------
+
+
+def _delimited(table: Path, delimiter: str) -> tuple[list[str], Iterator[list[str]]]:
+    records = _records(_lines(table), delimiter, table)
     header = [name.strip() for name in next(records)[1]]
 
     def checked() -> Iterator[list[str]]:
@@ -56,9 +108,10 @@ def _delimited(text: str, table: Path) -> tuple[list[str], Iterator[list[str]]]:
     return header, checked()
 
 
-def _records(text: str, delimiter: str, table: Path | None) -> Iterator[tuple[int, list[str]]]:
+def _records(lines: Iterable[str], delimiter: str, table: Path | None) -> Iterator[tuple[int, list[str]]]:
     """The rows that are not blank, with the line each begins on."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    csv.field_size_limit(max(LONGEST, csv.field_size_limit()))
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         line = reader.line_num + 1
         try:
@@ -72,38 +125,72 @@ def _records(text: str, delimiter: str, table: Path | None) -> Iterator[tuple[in
             yield line, record
 
 
-def _delimiter(text: str) -> str:
+def _delimiter(head: str) -> str:
     """Of tab, comma, semicolon and pipe the one that cuts the first lines into equally many fields, and into most."""
+    lines = head.splitlines(keepends=True)
 
     def cut(delimiter: str) -> tuple[bool, int]:
         widths = []
-        try:
-            for _, (_, record) in zip(range(50), _records(text, delimiter, None), strict=False):
+        with suppress(CrawlError):
+            for _, record in islice(_records(lines, delimiter, None), 50):
                 widths.append(len(record))
-        except CrawlError:
-            pass
         return len(set(widths)) == 1 and widths[0] > 1, widths[0] if widths else 0
 
     return max("\t,;|", key=cut)
 
 
-def _json(text: str, table: Path) -> tuple[list[str], Iterator[list[Any]]]:
-    """JSON lines, or one array of objects. A row may lack a key: it is null there."""
-    number = lambda written: int(float(written)) if float(written).is_integer() else written  # noqa: E731
-    decode = json.JSONDecoder(parse_float=number, parse_constant=lambda _: None).decode
-    records, line = [], 1
+# --- JSON -----------------------------------------------------------------------------------------------------------
+
+
+def _number(written: str) -> int | str:
+    """As written, but 3.0 is 3: nulls turn integers into floats."""
+    value = float(written)
+    return int(value) if value.is_integer() else written
+
+
+_decode = json.JSONDecoder(parse_float=_number, parse_constant=lambda _: None).decode
+
+
+def _objects(table: Path) -> tuple[list[str], Iterator[list[Any]]]:
+    """JSON lines. A row may lack a key: it is null there."""
+
+    def records() -> Iterator[dict[str, Any]]:
+        for line, written in enumerate(_json_lines(table), 1):
+            if written.strip():
+                yield _object(_parsed(written, line, table), line, table)
+
+    columns = list(dict.fromkeys(key for record in records() for key in record))
+    return columns, ([record.get(column) for column in columns] for record in records())
+
+
+def _json_lines(table: Path) -> Iterator[str]:
+    """Only \\n ends a line of JSON."""
+    whole = ""
+    for line in _lines(table):
+        whole += line
+        if line.endswith("\n"):
+            yield whole
+            whole = ""
+    yield whole
+
+
+def _array(table: Path) -> tuple[list[str], Iterator[list[Any]]]:
+    """One array of objects."""
+    text = table.read_text(encoding=_encoding(table))
+    found = [_object(record, i, table) for i, record in enumerate(_parsed(text, 1, table), 1)]
+    columns = list(dict.fromkeys(key for record in found for key in record))
+    return columns, ([record.get(column) for column in columns] for record in found)
+
+
+def _parsed(text: str, line: int, table: Path) -> Any:
     try:
-        if text.lstrip().startswith("["):
-            records = list(enumerate(decode(text.strip()), 1))
-        else:
-            for line, written in enumerate(text.split("\n"), 1):  # not splitlines: JSON may hold other line ends
-                if written.strip():
-                    records.append((line, decode(written.strip())))
+        return _decode(text.strip())
     except (ValueError, RecursionError) as error:
-        line = getattr(error, "lineno", 1) + line - 1
+        line += getattr(error, "lineno", 1) - 1
         raise CrawlError(f"{table}, line {line}: not JSON ({error}). Each line must hold one whole object.") from None
-    for line, record in records:
-        if not isinstance(record, dict):
-            raise CrawlError(f"{table}, line {line}: {str(record)[:60]!r} is no object with a path and a label.")
-    columns = list(dict.fromkeys(key for _, record in records for key in record))
-    return columns, ([record.get(column) for column in columns] for _, record in records)
+
+
+def _object(record: Any, line: int, table: Path) -> dict[str, Any]:
+    if not isinstance(record, dict):
+        raise CrawlError(f"{table}, line {line}: {str(record)[:60]!r} is no object with a path and a label.")
+    return record

@@ -28,11 +28,31 @@ from cleanweb.records import Sample, Status
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: the path as written, the label (None where empty), and the Parquet row that embeds the image."""
+    """One row: the path as written, the label (None where there is none), and the Parquet row that embeds the image."""
 
     path: str
     label: str | None
     embedded: int | None = None
+    why: str = "the row has an empty label"  # where there is none
+
+
+class _Labels:
+    """A column's values as labels. Millions of rows share some labels: each is kept once."""
+
+    LONGEST = 1000  # characters: a page of text in the column of labels is no name of a class
+
+    def __init__(self, table: Path):
+        self.table = table
+        self.known: dict[str, str] = {}
+
+    def row(self, path: Any, label: Any, embedded: int | None = None) -> Row:
+        path, label = as_text(path, self.table) or "", as_text(label, self.table)
+        if label is None or not label.strip():
+            return Row(path, None, embedded)
+        if len(label) > self.LONGEST:
+            return Row(path, None, embedded, f"the label is no name: it has more than {self.LONGEST:,} characters")
+        label = printable(label)
+        return Row(path, self.known.setdefault(label, label), embedded)
 
 
 def sniff(source: Path, labels: Path | None) -> bool:
@@ -52,7 +72,7 @@ def read(
     if labels and not (labels.is_file() and _is_table(labels)):
         raise UsageError(f"{labels} is no table: --labels takes a CSV, TSV, JSON lines or Parquet file.")
     samples: list[Sample] = []
-    namings, named = _Namings(), set()
+    namings, named = _Namings(), set() if labels else None
     for table in tables:
         if table != source and not labels and outside(os.fspath(table), edge):
             raise CrawlError(f"{table} is a link that leads out of {root}. If that is yours, give --allow-outside.")
@@ -67,14 +87,14 @@ def read(
     if len(tables) > 1:
         notes.append(f"read {len(tables)} Parquet files: {', '.join(table.name for table in tables)}")
     if labels:
-        samples += _unlisted(root, labels, named, notes, edge)
+        samples += _unlisted(root, labels, named or set(), notes, edge)
     return Crawl(root, samples, notes)
 
 
 def listed(table: Path, root: Path) -> list[Sample]:
     """The rows of a table, its paths relative to `root` where the files lie there; no file is looked into."""
     finder, namings = _Finder(root, table.parent), _Namings()
-    return [_listed(row, finder, namings, set()) for row in _rows(table, None, None, False)]
+    return [_listed(row, finder, namings) for row in _rows(table, None, None, False)]
 
 
 # --- rows → samples -------------------------------------------------------------------------------------------------
@@ -97,21 +117,20 @@ class _Namings:
         return sample_id
 
 
-def _listed(row: Row, finder: "_Finder", namings: _Namings, named: set[str]) -> Sample:
-    """The row as a sample; its file is added to those that were named."""
+def _listed(row: Row, finder: "_Finder", namings: _Namings, named: set[str] | None = None) -> Sample:
+    """The row as a sample; its file is added to those that were `named`."""
     file = finder.find(row.path)
     path = finder.relative(file) if file else printable(row.path)
     first = namings.labels.get(path)
     real = finder.beyond(file, row.path) if file else None
-    if file:
+    if file and named is not None:
         named.add(file)
     if not file:
-        note = "the row names no file" if not row.path.strip() else f"no such file in {finder.places()}"
-        status = Status.MISSING
+        status, note = Status.MISSING, finder.nowhere if row.path.strip() else "the row names no file"
     elif real:
         file, status, note = "", Status.OUTSIDE, f"leads to {printable(real)}"
     elif row.label is None:
-        status, note = Status.UNLABELED, "the row has an empty label"
+        status, note = Status.UNLABELED, row.why
     elif first is None:
         namings.labels[path] = row.label
         status, note = Status.OK, ""
@@ -124,7 +143,7 @@ def _listed(row: Row, finder: "_Finder", namings: _Namings, named: set[str]) -> 
 
 def _embedded(row: Row, table: Path, root: Path, namings: _Namings) -> Sample:
     path = printable(row.path) or f"{table.relative_to(root).as_posix()}/{row.embedded}"
-    status, note = (Status.OK, "") if row.label is not None else (Status.UNLABELED, "the row has an empty label")
+    status, note = (Status.OK, "") if row.label is not None else (Status.UNLABELED, row.why)
     return Sample(namings.sample_id(path), path, os.fspath(table), row.embedded, row.label, status, note)
 
 
@@ -148,6 +167,7 @@ class _Finder:
         """edge: see `readers.border`. absolute: files named by an absolute path may lie anywhere."""
         self.root, self.edge, self.absolute = os.fspath(root), edge, absolute
         self.bases = list(dict.fromkeys((self.root, os.fspath(beside))))
+        self.nowhere = f"no such file in {' or '.join(self.bases)}"
         self.real = cache(os.path.realpath)
 
     def find(self, text: str) -> str | None:
@@ -184,9 +204,6 @@ class _Finder:
     def relative(self, file: str) -> str:
         inside = file.startswith(self.root + os.sep)
         return printable(file[len(self.root) + 1 :] if inside else file).replace(os.sep, "/")
-
-    def places(self) -> str:
-        return " or ".join(self.bases)
 
 
 def _as_on_disk(file: str) -> str | None:
@@ -231,8 +248,9 @@ def _rows(table: Path, path_column: str | None, label_column: str | None, with_i
     columns, records = texttable.read(table)
     path = columns.index(choose(columns, "path", path_column, table))
     label = columns.index(choose(columns, "label", label_column, table))
+    labels = _Labels(table)
     for record in records:
-        yield Row(as_text(record[path], table) or "", _label(record[label], table))
+        yield labels.row(record[path], record[label])
 
 
 def as_text(value: Any, table: Path) -> str | None:
@@ -247,11 +265,6 @@ def as_text(value: Any, table: Path) -> str | None:
         case bytes() | list() | tuple() | dict():
             raise UsageError(f"{table}: a path or a label is {str(value)[:60]!r}, not a text. Choose another column.")
     return str(value)
-
-
-def _label(value: Any, table: Path) -> str | None:
-    text = as_text(value, table)
-    return printable(text) if text and text.strip() else None
 
 
 # --- Parquet --------------------------------------------------------------------------------------------------------
@@ -313,11 +326,13 @@ def _parquet_rows(table: Path, path_column: str | None, label_column: str | None
         label = choose([name for name in parquet.columns if name not in images], "label", label_column, table)
         absent = parquet.absent() if from_images else set()
         written = parquet.image_path() if from_images else _quoted(path)
-        result = parquet.query(f"SELECT file_row_number, {written}, {_quoted(label)} FROM")
+        given_label = f"left({_quoted(label)}, {_Labels.LONGEST + 1})" if label in texts else _quoted(label)
+        parquet.connection.execute("SET memory_limit = '2GB'")  # names and labels: what needs more is a bomb
+        result = parquet.query(f"SELECT file_row_number, {written}, {given_label} FROM")
+        labels = _Labels(table)
         while rows := parquet.fetch(result, 2048):
             for number, where, given_label in rows:
-                row = number if from_images and number not in absent else None
-                yield Row(as_text(where, table) or "", _label(given_label, table), row)
+                yield labels.row(where, given_label, number if from_images and number not in absent else None)
 
 
 class _Parquet:
