@@ -314,9 +314,10 @@ def select(folder: Path, only: Sequence[str], where: str | None = None) -> "pd.D
         wrong = f"unknown: {', '.join(unknown)}" if unknown else "nothing to select"
         raise UsageError(f"{wrong}; choose from {', '.join(SELECTIONS)}")
     condition = " OR ".join(f"({SELECTIONS[name][0]})" for name in only)
-    further = f"AND ({where}\n)" if where else ""  # the line break ends a comment in `where`
     with opened(folder) as con:
-        return con.execute(f"{_IMAGES} WHERE ({condition}) {further} ORDER BY rowid").df()
+        found = con.sql(f"SELECT rowid, * FROM images WHERE {condition}")
+        found = found.filter(where) if where else found  # one expression, or DuckDB's parser refuses it
+        return found.order("rowid").project("* EXCLUDE (rowid) REPLACE (verdict::VARCHAR AS verdict)").df()
 
 
 def frame(folder: Path, sql: str) -> "pd.DataFrame":
@@ -328,13 +329,13 @@ def frame(folder: Path, sql: str) -> "pd.DataFrame":
         return con.df()
 
 
-def query(folder: Path, sql: str) -> tuple[list[str], Iterator[tuple]]:
-    """Run one SQL query on the manifest: (column names, rows). It can read the manifest and nothing else.
+def query(folder: Path, sql: str, unsafe: bool = False) -> tuple[list[str], Iterator[tuple]]:
+    """Run one SQL query: (column names, rows). It can read the manifest and, unless `unsafe`, nothing else.
 
     The file is open, for reading, until the rows are used up. Raises UsageError, in DuckDB's own words, where the SQL
     is wrong, and RunError where there is no manifest.
     """
-    con = _connect(folder)
+    con = _connect(folder, unsafe=unsafe)
     try:
         with _faults(folder):
             con.execute(sql)
@@ -364,13 +365,14 @@ def _file(run: Path) -> Path:
     return run if run.suffix == ".duckdb" and not run.is_dir() else run / "manifest.duckdb"
 
 
-def _connect(run: Path, to_change: bool = False) -> duckdb.DuckDBPyConnection:
+def _connect(run: Path, to_change: bool = False, unsafe: bool = False) -> duckdb.DuckDBPyConnection:
     """A connection to read, or to change; RunError in words where there is no manifest."""
     file = _file(run)
     try:
         if not file.exists():
             raise RunError(f"no manifest in {run}; run cleanweb fit first or give --run")
-        con = _patiently(file, read_only=not to_change, config=_NO_EXTENSIONS if to_change else _LOCKED)
+        config = _NO_EXTENSIONS if to_change or unsafe else _LOCKED
+        con = _patiently(file, read_only=not to_change, config=config)
         tables = {name for (name,) in con.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
     except (duckdb.Error, OSError) as error:
         broken = f"cannot read {file}; if it is damaged, run cleanweb fit --fresh"

@@ -333,7 +333,15 @@ def test_select_gives_each_row_once_in_order(run):
         (["dirty"], None, "unknown: dirty; choose from clean, relabeled, ood, unusable, trainable"),
         ([], None, "nothing to select"),
         (["clean"], "nope > 1", "nope"),
-        (["clean"], "true); DROP TABLE images; SELECT (1", "read-only|syntax"),
+        (["clean"], "true); DROP TABLE images; SELECT (1", "syntax"),
+        (["clean"], "true; DROP TABLE images", "modifiers|syntax"),
+        (["clean"], "true) OR (true", "syntax"),
+        (["clean"], "true UNION ALL SELECT * FROM images", "modifiers|syntax"),
+        (["clean"], "true, true", "single expression"),
+        (["clean"], "SELECT 1", "syntax"),
+        (["clean"], "path IN (SELECT content FROM read_text('/etc/passwd'))", "disabled"),
+        (["clean"], "EXISTS (FROM '/etc/passwd')", "passwd"),
+        (["clean"], "getenv('HOME') IS NOT NULL", "getenv"),
     ],
 )
 def test_a_wrong_selection_is_explained(run, only, where, message):
@@ -356,6 +364,23 @@ def test_query_gives_names_and_rows(run):
     "sql",
     [
         "SELECT * FROM read_csv('/etc/passwd')",
+        "SELECT * FROM read_text('/etc/passwd')",
+        "SELECT * FROM read_blob('/etc/passwd')",
+        "SELECT * FROM '/etc/passwd'",
+        "SELECT * FROM glob('/*')",
+        "SELECT * FROM sniff_csv('/etc/passwd')",
+        "SELECT * FROM query('FROM read_text(''/etc/passwd'')')",
+        "SELECT 1; SELECT * FROM read_text('/etc/passwd')",
+        "SELECT getenv('HOME')",
+        "SELECT * FROM duckdb_secrets()",
+        "CREATE SECRET s (TYPE s3)",
+        "SELECT * FROM some_frame",
+        "PRAGMA profiling_output = '{run}/profile.json'",
+        "SET log_query_path = '{run}/log'",
+        "RESET lock_configuration",
+        "ATTACH ':memory:'",
+        "IMPORT DATABASE '{run}'",
+        "BEGIN; DELETE FROM images; COMMIT",
         "SELECT * FROM '{run}/manifest.csv'",
         "COPY images TO '{run}/copy.csv'",
         "ATTACH '{run}/other.duckdb'",
@@ -374,12 +399,30 @@ def test_query_gives_names_and_rows(run):
     ],
 )
 def test_a_query_can_do_nothing_but_look(run, sql):
+    some_frame = pd.DataFrame({"secret": [1]})  # DuckDB would find it by its name
     before = everything(run)
     with pytest.raises(UsageError) as caught:
         rows(run, sql.format(run=str(run).replace("'", "''")))
     assert str(caught.value)
     assert "LINE 1" not in str(caught.value)
     assert everything(run) == before
+
+
+def test_an_unsafe_query_may_read_and_write_but_not_change_the_manifest(run, tmp_path):
+    (tmp_path / "other.csv").write_text("path,mine\na,1\n")
+    before = everything(run)
+    assert list(manifest.query(run, f"SELECT mine FROM read_csv('{tmp_path}/other.csv')", unsafe=True)[1]) == [(1,)]
+    manifest.query(run, f"COPY (SELECT path FROM images) TO '{tmp_path}/paths.csv'", unsafe=True)
+    assert (tmp_path / "paths.csv").exists()
+    with pytest.raises(UsageError, match="read-only"):
+        manifest.query(run, "DELETE FROM images", unsafe=True)
+    assert everything(run) == before
+
+
+def test_a_condition_may_ask_what_it_likes_of_the_manifest(run):
+    everyone = len(manifest.select(run, ["clean"]))
+    for where in ("true -- and so on", "path IN (SELECT path FROM images)", "path NOT LIKE '%;%'", "rowid >= 0"):
+        assert len(manifest.select(run, ["clean"], where)) == everyone
 
 
 def test_an_unread_query_holds_nothing_open(run, tmp_path):

@@ -18,9 +18,12 @@ SqlFormat = choice("SqlFormat", ("table", "csv", "json"))
 def sql(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="One statement, in quotes.")],
     format: Annotated[SqlFormat, typer.Option("--format", "-f", help="How to print the rows.")] = SqlFormat.table,
+    unsafe: Annotated[
+        bool, typer.Option("--unsafe", help="Let the query read and write other files, and load extensions.")
+    ] = False,
     run: RunOption = Path(DEFAULT_RUN),
 ) -> None:
-    """Ask the manifest in SQL, read-only.
+    """Ask the manifest in SQL, read-only; the query sees nothing else of the machine.
 
     Tables: images, classes, transition_matrix, epochs, runs. Views: clean, relabeled, ood, unusable, trainable,
     transitions. DESCRIBE images names the columns.
@@ -33,7 +36,7 @@ def sql(
     with words_for_errors():
         from cleanweb import manifest
 
-        columns, rows = manifest.query(run, query)
+        columns, rows = manifest.query(run, query, unsafe)
         _PRINTERS[str(format)](columns, rows)
 
 
