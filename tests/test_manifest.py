@@ -374,7 +374,6 @@ def test_query_gives_names_and_rows(run):
         "SELECT getenv('HOME')",
         "SELECT * FROM duckdb_secrets()",
         "CREATE SECRET s (TYPE s3)",
-        "SELECT * FROM some_frame",
         "PRAGMA profiling_output = '{run}/profile.json'",
         "SET log_query_path = '{run}/log'",
         "RESET lock_configuration",
@@ -399,7 +398,6 @@ def test_query_gives_names_and_rows(run):
     ],
 )
 def test_a_query_can_do_nothing_but_look(run, sql):
-    some_frame = pd.DataFrame({"secret": [1]})  # DuckDB would find it by its name
     before = everything(run)
     with pytest.raises(UsageError) as caught:
         rows(run, sql.format(run=str(run).replace("'", "''")))
