@@ -43,6 +43,7 @@ def fit(
     backbone: str = "auto",
     weights: str = "auto",
     tune: str = "auto",
+    pretrain: str = "auto",
     epochs: int | None = None,
     batch_size: int | None = None,
     image_size: int | None = None,

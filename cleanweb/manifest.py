@@ -316,7 +316,9 @@ def select(folder: Path, only: Sequence[str], where: str | None = None) -> "pd.D
     condition = " OR ".join(f"({SELECTIONS[name][0]})" for name in only)
     with opened(folder) as con:
         found = con.sql(f"SELECT rowid, * FROM images WHERE {condition}")
-        found = found.filter(where) if where else found  # one expression, or DuckDB's parser refuses it
+        if where:
+            with _faults(folder, f"in the condition {where!r}: "):
+                found = found.filter(where)  # one expression, or DuckDB's parser refuses it
         return found.order("rowid").project("* EXCLUDE (rowid) REPLACE (verdict::VARCHAR AS verdict)").df()
 
 
@@ -324,8 +326,6 @@ def frame(folder: Path, sql: str) -> "pd.DataFrame":
     """The rows of one SQL query, as `query` runs it, in DuckDB's types for pandas."""
     with opened(folder) as con:
         con.execute(sql)
-        if not con.description:
-            raise UsageError("no SQL query given")
         return con.df()
 
 
@@ -403,7 +403,7 @@ def _patiently(file: Path, **options: object) -> duckdb.DuckDBPyConnection:
 
 
 @contextmanager
-def _faults(folder: Path) -> Iterator[None]:
+def _faults(folder: Path, where: str = "") -> Iterator[None]:
     """DuckDB's errors while reading: the file's (RunError) or the SQL's (UsageError)."""
     try:
         yield
@@ -412,7 +412,7 @@ def _faults(folder: Path) -> Iterator[None]:
             f"cannot read {_file(folder)}; if it is damaged, run cleanweb fit --fresh ({_brief(error)})"
         ) from error
     except duckdb.Error as error:
-        raise UsageError(_brief(error)) from error
+        raise UsageError(where + _brief(error)) from error
 
 
 def _brief(error: Exception) -> str:

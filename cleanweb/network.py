@@ -20,7 +20,7 @@ from timm.models import build_model_with_cfg, register_model
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from cleanweb.errors import MachineError, RunError, UsageError
+from cleanweb.errors import MachineError, RunError, UsageError, did_you_mean
 from cleanweb.machine import autocast
 
 log = logging.getLogger(__name__)
@@ -258,9 +258,11 @@ def _full_name(name: str) -> str:
     if name.startswith("timm/"):
         return f"hf-hub:{name}"
     if not name.startswith("hf-hub:") and not timm.is_model(name.split(".")[0]):
+        if "/" in name or os.sep in name:
+            raise UsageError(f"There is no folder {name} to take the backbone from. One of the hub is hf-hub:{name}.")
         near = timm.list_models(f"*{name.split('.')[0]}*")[:5]
-        hint = f" Near it: {', '.join(near)}." if near else " See timm.list_models()."
-        raise UsageError(f"timm knows no backbone {name!r}.{hint}")
+        hint = f" Near it: {', '.join(near)}." if near else did_you_mean(name, timm.list_models())
+        raise UsageError(f"timm knows no backbone {name!r}.{hint or ' See timm.list_models().'}")
     return name
 
 

@@ -63,6 +63,7 @@ def write_if_possible(run: Path) -> list[str]:
 def _replace(target: Path, text: str) -> None:
     """Complete under another name before it takes its place."""
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile("w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False) as f:
             try:
                 f.write(text)
@@ -73,7 +74,7 @@ def _replace(target: Path, text: str) -> None:
                 Path(f.name).unlink(missing_ok=True)
                 raise
     except OSError as error:
-        raise MachineError(f"The report {target} cannot be written: {error}.") from error
+        raise MachineError(f"The report {target} cannot be written: {error.strerror or error}.") from error
 
 
 # --- what it says ---------------------------------------------------------------------------------------------------

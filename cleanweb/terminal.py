@@ -45,6 +45,12 @@ def words_for_errors() -> Iterator[None]:
     except KeyboardInterrupt as error:
         typer.echo("\nInterrupted. Give the same command again to go on.", err=True)
         raise typer.Exit(130) from error
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # where no better words were found: the disk is full, a folder is not ours
+        where = f": {error.filename}" if error.filename else ""
+        typer.echo(plain(f"Error: {error.strerror or error}{where}."), err=True)
+        raise typer.Exit(5) from error
     except MemoryError as error:
         typer.echo("Error: out of memory. Try a smaller --batch-size or fewer --workers.", err=True)
         raise typer.Exit(5) from error
@@ -119,14 +125,14 @@ class _Handler(logging.Handler):
 
 
 def log_to_stderr(verbosity: int) -> None:
-    """1: what was found and chosen, and why; 2: everything, other libraries' words too; 0: nothing."""
+    """0: our warnings; 1: what was found and chosen, and why; 2: everything, other libraries' too; −1: nothing."""
     ours, everyone = logging.getLogger("cleanweb"), logging.getLogger()
     for handler in [h for h in everyone.handlers if isinstance(h, _Handler)]:  # a second command in one process
         everyone.removeHandler(handler)
-    if verbosity:
+    if verbosity >= 0:
         everyone.addHandler(_Handler())
-    everyone.setLevel(logging.DEBUG if verbosity > 1 else logging.WARNING)
-    ours.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO if verbosity else logging.NOTSET)
+    everyone.setLevel(logging.DEBUG if verbosity > 1 else logging.CRITICAL)
+    ours.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO if verbosity else logging.WARNING)
 
 
 # --- text -----------------------------------------------------------------------------------------------------------

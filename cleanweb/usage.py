@@ -1,8 +1,11 @@
 """How a command explains itself: its help page in plain text, options in groups; and where a wrong value stands."""
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand
+
+from cleanweb.errors import did_you_mean
 
 if TYPE_CHECKING:
     from click import Context, HelpFormatter
@@ -35,6 +38,19 @@ class Command(TyperCommand):
             return super().parse_args(ctx, args)
         except Exception as error:  # Typer brings a Click of its own or not: there is no one class to name
             source = ctx.get_parameter_source(getattr(getattr(error, "param", None), "name", None) or "")
-            if source is not None and source.name == "DEFAULT_MAP":
-                error.message += f" It stands in {ctx.meta[SETTINGS_FILE]}."
+            if hasattr(error, "message"):
+                error.message = in_words(error.message)
+                if source is not None and source.name == "DEFAULT_MAP":
+                    error.message += f" It stands in {ctx.meta[SETTINGS_FILE]}."
             raise
+
+
+def in_words(message: str) -> str:
+    """What Typer says of a wrong command, without Pydantic's own words, and with what may have been meant."""
+    message = message.replace("Value error, ", "").replace("Input should be", "it should be")
+    message = re.sub(r", unable to parse string as an? \w+", "", message)
+    if found := re.search(r"'([^']*)' is not one of (.*)", message):
+        message += did_you_mean(found[1], re.findall(r"'([^']*)'", found[2]))
+    if "unexpected extra argument" in message:
+        message += ". Options begin with --; what contains spaces needs quotes."
+    return message

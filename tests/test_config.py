@@ -141,7 +141,7 @@ def test_other_commands_look_where_the_file_sends_fit(here: Path, run: Path) -> 
 
 
 def test_every_field_of_the_recipe_can_be_set_in_one_way() -> None:
-    assert {*HYPERPARAMETERS, "epochs", "batch_size", "noise_rate"} == {field.name for field in fields(Recipe)}
+    assert {*HYPERPARAMETERS, *settings._OWN_OPTION} == {field.name for field in fields(Recipe)}
 
 
 @pytest.mark.parametrize("recipe", [recipe for sizes in RECIPES.values() for recipe in sizes.values()])

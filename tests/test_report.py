@@ -208,7 +208,7 @@ def test_the_command_replaces_its_own_report_and_nothing_else(run: Path, crawl: 
     assert cleanweb("report", "--run", run, "--out", other)[0] == 2
     assert other.read_bytes() == before
     assert cleanweb("report", "--run", run, "--out", crawl / "page.html")[0] == 2
-    assert cleanweb("report", "--run", run, "--out", tmp_path / "no" / "folder.html")[0] == 5
+    assert cleanweb("report", "--run", run, "--out", other / "folder.html")[0] == 5
     assert cleanweb("report", "--run", tmp_path)[0] == 6
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 

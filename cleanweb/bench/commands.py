@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cleanweb.errors import UsageError
+from cleanweb.errors import UsageError, did_you_mean
 from cleanweb.settings import Settings
 from cleanweb.terminal import Method, RecipeName, Tune, plain, print_table, showing_progress, words_for_errors
 from cleanweb.usage import Command
@@ -51,7 +51,8 @@ def make(
         from cleanweb.bench.worlds import WORLDS, read, write
 
         if world not in WORLDS:
-            raise UsageError(f"There is no world {world!r}, only {', '.join(WORLDS)}.")
+            hint = did_you_mean(world, WORLDS) or " See cleanweb bench worlds."
+            raise UsageError(f"There is no world {world!r}.{hint}")
         strange = None if foreign is None else read_source(foreign, seed)
         write(WORLDS[world], read_source(source, seed), seed, out, strange)
         made = read(out)
@@ -128,6 +129,8 @@ def tables(
         from cleanweb.bench import tables
         from cleanweb.bench.record import read_all
 
+        if results and not results.is_dir():
+            raise UsageError(f"There is no folder {results}: looked for results of cleanweb bench run there.")
         told = tables.tables(read_all(results or tables.RECORDED))
         if markdown or not told:
             typer.echo(plain(tables.markdown(told)))

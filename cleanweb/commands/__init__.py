@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cleanweb import config
+from cleanweb.errors import RunError
 from cleanweb.terminal import log_to_stderr, plain, words_for_errors
 
 if TYPE_CHECKING:
     from cleanweb.summary import Summary
+
+_LEVEL = "cleanweb.verbosity"  # in a context's `meta`
 
 
 def came_from(ctx: typer.Context, name: str) -> str:
@@ -21,15 +24,21 @@ def came_from(ctx: typer.Context, name: str) -> str:
 
 def _run_folder(ctx: typer.Context, value: Path) -> Path:
     """Where nothing is said: the run folder that the settings file gives `fit`."""
-    if ctx.resilient_parsing or came_from(ctx, "run") != "default":
+    if ctx.resilient_parsing:
         return value
     with words_for_errors():
-        return Path(str(config.read().values.get("out", value)))
+        if came_from(ctx, "run") == "default":
+            value = Path(str(config.read().values.get("out", value)))
+        if value.is_file():
+            raise RunError(f"{value} is a file, not a run folder. Give --run the folder that cleanweb fit has written.")
+    return value
 
 
-def _verbosity(ctx: typer.Context, value: int) -> int:
+def _talk(ctx: typer.Context, param: typer.CallbackParam, value: int) -> int:
+    """How much is said of what happens: each -v a step more, -q a step less, than warnings alone."""
     if not ctx.resilient_parsing:
-        log_to_stderr(value)
+        ctx.meta[_LEVEL] = ctx.meta.get(_LEVEL, 0) + (-value if param.name == "quiet" else value)
+        log_to_stderr(ctx.meta[_LEVEL])
     return value
 
 
@@ -37,10 +46,10 @@ RunOption = Annotated[
     Path, typer.Option("--run", metavar="DIR", envvar="CLEANWEB_RUN", callback=_run_folder, help="The run folder.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no words; errors only.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_talk, help="No progress, no words; errors only.")]
 Verbose = Annotated[
     int,
-    typer.Option("--verbose", "-v", count=True, callback=_verbosity, show_default=False,
+    typer.Option("--verbose", "-v", count=True, callback=_talk, show_default=False,
                  help="Say what is found and chosen, and why, on stderr; -vv: everything."),
 ]  # fmt: skip
 
