@@ -29,7 +29,7 @@ class PixelCache:
     def open(cls, folder: Path) -> "PixelCache":
         """The cache that an earlier process saved in `folder`. Raises RunError where there is none."""
         try:
-            return cls(folder, np.load(Path(folder) / "index.npy"))
+            return cls(folder, np.load(Path(folder) / "index.npy", allow_pickle=False))
         except (OSError, ValueError) as error:
             raise RunError(f"No complete pixel cache in {folder} ({error}). Inspect the crawl again.") from None
 

@@ -12,6 +12,7 @@ import torch
 from cleanweb import images, machine
 from cleanweb.errors import RunError, UsageError
 from cleanweb.network import load_classifier
+from cleanweb.readers import printable
 from cleanweb.records import ImageFacts, Status
 from cleanweb.views import Pixels
 
@@ -59,10 +60,12 @@ def _predict(
         answers = zip(top.indices.tolist(), top.values.tolist(), strict=True)
     for file, (facts, square) in opened:
         if square is None:
-            yield Prediction(str(file), None, None, "no such file" if facts.status == Status.MISSING else facts.error)
+            yield Prediction(
+                printable(str(file)), None, None, "no such file" if facts.status == Status.MISSING else facts.error
+            )
         else:
             k, probability = next(answers)
-            yield Prediction(str(file), names[k], probability)
+            yield Prediction(printable(str(file)), names[k], probability)
 
 
 def _files(source: Path) -> Iterator[Path]:

@@ -138,9 +138,22 @@ def log_to_stderr(verbosity: int) -> None:
 # --- text -----------------------------------------------------------------------------------------------------------
 
 
+_JOINERS = "\u200c\u200d"  # letters of Persian and emoji are made with them
+
+
 def plain(text: str) -> str:
-    """Text from a crawl, safe for a terminal: control characters are shown, not obeyed."""
-    return "".join(c if c.isprintable() or c in "\t\n" else f"\\x{ord(c):02x}" for c in text)
+    """Text from a crawl, safe for a terminal: what would steer it is shown, not obeyed."""
+    return "".join(c if c.isprintable() or c in "\t\n" or c in _JOINERS else _escape(c) for c in text)
+
+
+def one_line(text: str) -> str:
+    """`plain`, and what is made up of lines or columns keeps to its own."""
+    return plain(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
 
 
 def _cell(value: object) -> str:
@@ -160,7 +173,7 @@ def print_table(columns: list[str], rows: Iterable[tuple]) -> None:
     all_rows = list(rows)
     for i, name in enumerate(columns):
         numeric = any(isinstance(row[i], int | float) and not isinstance(row[i], bool) for row in all_rows[:50])
-        table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(Text(plain(name)), justify="right" if numeric else "left", overflow="fold")
     for row in all_rows:
         table.add_row(*(Text(_cell(value)) for value in row))
     width = None if sys.stdout.isatty() else 200

@@ -8,7 +8,7 @@ import typer
 
 from cleanweb import config
 from cleanweb.errors import RunError
-from cleanweb.terminal import log_to_stderr, plain, words_for_errors
+from cleanweb.terminal import log_to_stderr, one_line, plain, words_for_errors
 
 if TYPE_CHECKING:
     from cleanweb.summary import Summary
@@ -60,4 +60,4 @@ def print_summary(digest: "Summary", as_json: bool, quiet: bool) -> None:
         typer.echo(json.dumps(digest.to_json(), ensure_ascii=False))
     elif not quiet:
         for line in digest.lines():
-            typer.echo(plain(line))
+            typer.echo(one_line(line))

@@ -93,4 +93,4 @@ def _hand_out(run: Path, found: "Audit", out: Path, as_json: bool) -> None:
         return
     typer.echo(plain(f"{out}: {len(found.rows):,} pictures of audit {found.audit_id}."))
     words = "In its column label, put the class that each shows, nothing where it shows none of them, or leave the ?."
-    typer.echo(f"{words}\nThen: cleanweb audit --answers {plain(str(out))}", err=True)
+    typer.echo(plain(f"{words}\nThen: cleanweb audit --answers {out}"), err=True)

@@ -5,7 +5,7 @@ import json
 import typer
 
 from cleanweb.commands import JsonOption
-from cleanweb.terminal import words_for_errors
+from cleanweb.terminal import plain, words_for_errors
 
 
 def doctor(as_json: JsonOption = False) -> None:
@@ -21,7 +21,6 @@ def doctor(as_json: JsonOption = False) -> None:
     else:
         for finding in findings:
             sign = {True: "ok  ", False: "FAIL", None: "note"}[finding.ok]
-            typer.echo(
-                f"{sign}  {finding.name}: {finding.found}" + (f"\n      {finding.advice}" * bool(finding.advice))
-            )
+            advice = f"\n      {finding.advice}" * bool(finding.advice)
+            typer.echo(plain(f"{sign}  {finding.name}: {finding.found}{advice}"))
     raise typer.Exit(5 if any(finding.ok is False for finding in findings) else 0)

@@ -10,7 +10,7 @@ import typer
 from cleanweb.commands import JsonOption, RunOption
 from cleanweb.errors import UsageError
 from cleanweb.settings import DEFAULT_RUN, FORMATS, LINKS, ONLY
-from cleanweb.terminal import choice, words_for_errors
+from cleanweb.terminal import choice, plain, words_for_errors
 
 Only = choice("Only", ONLY)
 Format = choice("Format", FORMATS)
@@ -46,7 +46,7 @@ def export(
     if as_json:
         typer.echo(json.dumps({"written": written, "selected": len(rows), "out": str(target)}))
         return
-    typer.echo(f"{target}: {written:,} of {len(rows):,} images ({', '.join(names)}).")
+    typer.echo(plain(f"{target}: {written:,} of {len(rows):,} images ({', '.join(names)})."))
     if written < len(rows):
         typer.echo(f"{len(rows) - written:,} were left out: their files are missing or unreadable.", err=True)
 

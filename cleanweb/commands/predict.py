@@ -9,7 +9,7 @@ import typer
 from cleanweb.commands import JsonOption, RunOption
 from cleanweb.errors import CrawlError
 from cleanweb.settings import DEFAULT_RUN
-from cleanweb.terminal import plain, words_for_errors
+from cleanweb.terminal import one_line, words_for_errors
 
 
 def predict(
@@ -34,8 +34,8 @@ def predict(
             if as_json:
                 typer.echo(json.dumps(answer.to_json(), ensure_ascii=False))
             elif answer.label is None:
-                typer.echo(f"{plain(answer.path)}: {answer.error}", err=True)
+                typer.echo(one_line(f"{answer.path}: {answer.error}"), err=True)
             else:
-                typer.echo(f"{plain(answer.path)}\t{plain(answer.label)}\t{answer.probability:.4f}")
+                typer.echo(f"{one_line(answer.path)}\t{one_line(answer.label)}\t{answer.probability:.4f}")
         if not labelled:
             raise CrawlError("None of these files is an image that can be read.")
