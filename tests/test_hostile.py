@@ -149,7 +149,8 @@ COMMANDS = [
 def test_no_command_steers_the_terminal(hostile: tuple[Path, Path, str], words: list[str], tmp_path: Path) -> None:
     crawl, run, _ = hostile
     (tmp_path / "bad.csv").write_text(f'path,label\n\x1b]0;x\x07,{STEERING[1]}\nx,"y\n', encoding="utf-8")
-    (tmp_path / "strange.csv").write_text(f'path,label\n"{HTML[0]}0.png",\x1b]0;x\x07\n'.replace("/", "⁄"), encoding="utf-8")
+    known = f"{HTML[0]}0.png".replace("/", "⁄")
+    (tmp_path / "strange.csv").write_text(f'path,label\n"{known}",\x1b]0;x\x07\n', encoding="utf-8")
     (tmp_path / "columns.csv").write_text("\x1b]0;x\x07path,other\nx,y\n", encoding="utf-8")
     filled = [word.replace("TMP", str(tmp_path)).replace("CRAWL", str(crawl)) for word in words]
     option = ["--out", tmp_path / "other"] if words[0] == "fit" else ["--run", run]
