@@ -8,7 +8,7 @@ import typer
 
 from cleanweb import config
 from cleanweb.errors import RunError
-from cleanweb.terminal import log_to_stderr, one_line, plain, words_for_errors
+from cleanweb.terminal import log_to_stderr, one_line, words_for_errors
 
 if TYPE_CHECKING:
     from cleanweb.summary import Summary
