@@ -5,6 +5,7 @@ from the stored scores, so that undoing one and `retag` bring back what is concl
 """
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cleanweb import manifest, tables, verdict
+from cleanweb import atomic, manifest, tables, verdict
+from cleanweb.errors import RunError
 from cleanweb.records import UNVERIFIED, Decision, Sample, Scores, Target
 from cleanweb.reviews import CHANGED, standing
 from cleanweb.runfolder import RunFolder
@@ -103,21 +105,38 @@ def nothing() -> pd.DataFrame:
 # --- a run in place of another --------------------------------------------------------------------------------------
 
 
+def remember(folder: RunFolder, copy: Path) -> None:
+    """Copy the manifest that is to be replaced, where people have decided in it: what a run learns from must not change
+    while it lasts, whatever is decided meanwhile."""
+    if _has_reviews(folder):
+        manifest.settle(folder.path)
+        with atomic.writing(copy) as draft:
+            shutil.copyfile(folder.manifest, draft)
+
+
+def _has_reviews(folder: RunFolder) -> bool:
+    try:
+        return folder.manifest.exists() and len(manifest.read(folder.path, "reviews")) > 0
+    except RunError:  # damaged: to replace it is what the user was told to do
+        return False
+
+
 def set_aside(folder: RunFolder) -> None:
     """Keep the manifest that is to be replaced, where people have decided in it, until a new one holds what they did:
     `folder.earlier`. Nothing is lost where the run that replaces it is interrupted."""
-    if folder.manifest.exists() and len(manifest.read(folder.path, "reviews")):
+    if _has_reviews(folder):
         manifest.settle(folder.path)
         _keep(folder)
         folder.manifest.replace(folder.earlier)
 
 
-def over(folder: RunFolder, samples: Sequence[Sample], root: Path, classes: Sequence[str]) -> pd.DataFrame:
-    """The decisions taken in the run before that hold for this crawl: of the same folder, path and classes."""
-    if not folder.earlier.exists():
+def over(earlier: Path, samples: Sequence[Sample], root: Path, classes: Sequence[str]) -> pd.DataFrame:
+    """The decisions taken in the manifest `earlier`, if there is one, that hold for this crawl: of the same folder,
+    path and classes."""
+    if not earlier.exists():
         return nothing()
-    reviews = manifest.read(folder.earlier, "reviews")
-    if manifest.read(folder.earlier, "runs")["root"].iloc[0] != str(root):
+    reviews = manifest.read(earlier, "reviews")
+    if manifest.read(earlier, "runs")["root"].iloc[0] != str(root):
         return reviews.head(0)
     known = reviews["label"].isna() | reviews["label"].isin(list(classes))
     return reviews[reviews["sample_id"].isin({sample.sample_id for sample in samples}) & known]

@@ -3,6 +3,8 @@
 Jo-SRC then trains a linear head on them, which takes minutes on a CPU. The file is n·v·d half-precision floats.
 """
 
+import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +13,15 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
+from cleanweb.atomic import refused, sync, write_text
 from cleanweb.machine import autocast
 from cleanweb.methods import Batch, Batches
 from cleanweb.records import Progress, silent
 from cleanweb.views import Pixels
 
+log = logging.getLogger(__name__)
+
+_SHARD_S = 5.0  # what a kill costs at most, and a batch
 N_VIEWS = 2  # the whole image and its mirror image: crops of it tell less (bench/EXPERIMENTS.md)
 
 
@@ -35,23 +41,56 @@ def extract(
     model: a timm model without classifier; load(positions, side) → uint8 (b, side, side, 3).
     """
     model = model.eval().to(device, memory_format=torch.channels_last)
-    done_file = file.with_suffix(".done")
-    done = int(done_file.read_text()) if done_file.exists() and file.exists() else 0
-    store = None if done == 0 else open_memmap(file, mode="r+")
-    for first in range(done, n, batch_size):
-        positions = np.arange(first, min(first + batch_size, n))
-        images = torch.from_numpy(load(positions, pixels.size_px)).to(device)
-        views = (images, images.flip(2))
-        with autocast(device):
-            batch = torch.stack([model(pixels.normalise(view)).float() for view in views]).half().cpu().numpy()
-        if store is None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            store = open_memmap(file, mode="w+", dtype=np.float16, shape=(N_VIEWS, n, batch.shape[2]))
-        store[:, positions] = batch
+    store = _Store(file, n)
+    if 0 < store.done < n:
+        log.info("The features of %s of %s images are there already.", f"{store.done:,}", f"{n:,}")
+    try:
+        for first in range(store.done, n, batch_size):
+            positions = np.arange(first, min(first + batch_size, n))
+            images = torch.from_numpy(load(positions, pixels.size_px)).to(device)
+            views = (images, images.flip(2))
+            with autocast(device):
+                batch = torch.stack([model(pixels.normalise(view)).float() for view in views]).half().cpu().numpy()
+            store.append(batch)
+            progress("features", store.done, n)
+    finally:
         store.flush()
-        done_file.write_text(str(int(positions[-1]) + 1))
-        progress("features", int(positions[-1]) + 1, n)
     return open_memmap(file, mode="r")
+
+
+class _Store:
+    """The file while it is being written, and beside it how many images are in it. Written to as a file: a full disk
+    is an error in words there, and the end of the process in a memory map."""
+
+    def __init__(self, file: Path, n: int):
+        self.file, self.n, self.done_file = file, n, file.with_suffix(".done")
+        known = self.done_file.exists() and file.exists()
+        self.done = int(self.done_file.read_text(encoding="utf-8")) if known else 0
+        self.flushed, self.flushed_at = self.done, time.monotonic()
+
+    def append(self, batch: np.ndarray) -> None:
+        """batch (v, b, d) float16: the features of the next b images. Raises MachineError where the disk refuses."""
+        _, b, d = batch.shape
+        try:
+            if self.done == 0:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                open_memmap(self.file, mode="w+", dtype=np.float16, shape=(N_VIEWS, self.n, d))
+            start = self.file.stat().st_size - N_VIEWS * self.n * d * batch.itemsize
+            with self.file.open("r+b") as stream:
+                for view, rows in enumerate(batch):
+                    stream.seek(start + (view * self.n + self.done) * d * batch.itemsize)
+                    stream.write(np.ascontiguousarray(rows).data)
+        except OSError as error:
+            raise refused(self.file, error) from error
+        self.done += b
+        if time.monotonic() - self.flushed_at > _SHARD_S:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.done > self.flushed:
+            sync(self.file)
+            write_text(self.done_file, str(self.done))
+        self.flushed, self.flushed_at = self.done, time.monotonic()
 
 
 class FeatureBatches:

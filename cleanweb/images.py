@@ -22,7 +22,8 @@ from PIL import Image, UnidentifiedImageError
 
 from cleanweb import pixelcache, signatures
 from cleanweb.errors import MachineError
-from cleanweb.pixelcache import PixelCache, Place
+from cleanweb.journal import Journal
+from cleanweb.pixelcache import PixelCache
 from cleanweb.records import ImageFacts, Progress, Status
 from cleanweb.workers import Failed, memory_share, run
 
@@ -31,6 +32,9 @@ MAX_BYTES = 500_000_000
 # Decoders that run other programs, open whatever they hold with any decoder (IPTC: a PostScript drawing, say), or are
 # stubs that wait for a handler: never opened, so nothing can be run.
 REFUSED = {"BUFR", "EPS", "FPX", "GRIB", "HDF5", "IPTC", "MIC", "MPEG", "WMF"}
+
+
+log = logging.getLogger(__name__)
 
 
 class _Trouble(Exception):
@@ -236,31 +240,35 @@ def inspect(
 ) -> tuple[dict[int, ImageFacts], PixelCache | None]:
     """Inspect all files on `workers` processes (0: in this one): facts by sample index, and their pixels.
 
-    No pixels are kept where `cache_folder` is None. What the folder holds from before is replaced. A file that crashes
-    or hangs its decoder gets Status.ERROR. Raises MachineError where the cache cannot be written.
+    No pixels are kept where `cache_folder` is None; else it goes on where an earlier call with it was stopped. A file
+    that crashes or hangs its decoder gets Status.ERROR. Raises MachineError where the cache cannot be written.
     """
-    if cache_folder is not None:
-        pixelcache.clear(cache_folder)
-    facts: dict[int, ImageFacts] = {}
-    places: dict[int, Place] = {}
-    start = partial(_inspector, cache_folder, size_px)
-    for done, (i, answer) in enumerate(run(start, contents, workers, memory_bytes=memory_share(workers)), 1):
-        if isinstance(answer, Failed):
-            facts[i] = ImageFacts(Status.ERROR, answer.words)
-        elif isinstance(answer, MachineError):
-            raise answer
-        else:
-            facts[i], place = answer
-            if place:
-                places[i] = place
-        progress("inspect", done, total)
+    journal = Journal(cache_folder, size_px)
+    if journal.facts:
+        if not (cache_folder / "index.npy").exists():  # not every file has been seen
+            journal.forget_unread()
+        log.info("%s of %s files are inspected already.", f"{len(journal.facts):,}", f"{total:,}")
+    first = 0 if cache_folder is None else 1 + max(pixelcache.sizes(cache_folder), default=-1)
+    start = partial(_inspector, cache_folder, size_px, first)
+    left = ((i, content) for i, content in contents if i not in journal.facts)
+    try:
+        for i, answer in run(start, left, workers, memory_bytes=memory_share(workers)):
+            if isinstance(answer, MachineError):
+                raise answer
+            failed = isinstance(answer, Failed)
+            journal.add(i, *((ImageFacts(Status.ERROR, answer.words), None) if failed else answer))
+            progress("inspect", len(journal.facts), total)
+    finally:
+        journal.flush()
     if cache_folder is None:
-        return facts, None
-    return facts, PixelCache.save(cache_folder, max(facts, default=-1) + 1, places)
+        return journal.facts, None
+    n = max(journal.facts, default=-1) + 1
+    return journal.facts, PixelCache.save(cache_folder, n, journal.places)
 
 
-def _inspector(cache_folder: Path | None, size_px: int, number: int) -> Callable[[Path | bytes], object]:
-    """What one process does to one file: (facts, place in the cache), or the MachineError that stops the whole."""
+def _inspector(cache_folder: Path | None, size_px: int, first: int, number: int) -> Callable[[Path | bytes], object]:
+    """What one process does to one file: (facts, place in the cache), or the MachineError that stops the whole. Its
+    squares go to a file of its own, numbered from `first` on: earlier ones may end in half a square."""
     logging.getLogger("PIL").setLevel(logging.CRITICAL)  # its complaints are told once, as the status
 
     def inspect_and_keep(content: Path | bytes) -> object:
@@ -270,7 +278,7 @@ def _inspector(cache_folder: Path | None, size_px: int, number: int) -> Callable
             return facts, None
         square = pixelcache.centre_square(picture, size_px)
         try:
-            return facts, pixelcache.append(cache_folder, number, square)
+            return facts, pixelcache.append(cache_folder, first + number, square)
         except OSError as error:
             return MachineError(f"The decoded images cannot be kept in {cache_folder}: {error}. Free some space there.")
 

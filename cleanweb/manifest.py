@@ -18,8 +18,6 @@ Who writes shuts out every other process, readers too: that is DuckDB. So a chan
 and everybody waits a moment for the others. A run may be named by its folder or by its manifest.duckdb.
 """
 
-import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -28,6 +26,7 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
+from cleanweb import atomic
 from cleanweb.errors import MachineError, RunError, UsageError
 from cleanweb.schema import MIGRATIONS, SCHEMA_VERSION, SELECTIONS, TABLES, definition, quoted, statements
 
@@ -189,30 +188,17 @@ def _publish(folder: Path) -> None:
     """Let the drafts take their places."""
     drafts = [(folder / file.replace("manifest", _DRAFT), folder / file) for file in _FILES]
     for draft, _ in drafts:
-        _sync(draft)
+        atomic.sync(draft)
     for log in folder.glob("manifest.duckdb.wal*"):  # somebody else's changes to the old file must not meet the new one
         log.unlink()
     for draft, file in drafts:
-        os.replace(draft, file)  # noqa: PTH105 - one name for the tests to break
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        atomic.replace(draft, file)
 
 
 def _remove_drafts(folder: Path) -> None:
     """Remove what this write, or one that was killed, has left unfinished."""
     for leftover in folder.glob(f"{_DRAFT}.*"):
-        if leftover.is_dir() and not leftover.is_symlink():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink()
+        atomic.remove(leftover)
 
 
 # --------------------------------------------------------------------------------------------------------- changing

@@ -3,21 +3,38 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 
-from cleanweb import carried, duplicates, images, machine, manifest, plan, readers, score, tables, train, tune, views
-from cleanweb.errors import CrawlError
+from cleanweb import (
+    carried,
+    checkpoint,
+    duplicates,
+    images,
+    machine,
+    manifest,
+    plan,
+    readers,
+    score,
+    tables,
+    train,
+    tune,
+    views,
+)
+from cleanweb.errors import CrawlError, UsageError
 from cleanweb.methods import Watch, unwatched
 from cleanweb.network import save_classifier
 from cleanweb.pixelcache import PixelCache
-from cleanweb.records import CLOSED, UNVERIFIED, ImageFacts, Progress, Sample, Status, silent
+from cleanweb.records import CLOSED, UNVERIFIED, ImageFacts, Progress, Sample, Scores, Status, silent
 from cleanweb.report import write_if_possible
+from cleanweb.resuming import Unfinished, fingerprint_of
 from cleanweb.runfolder import Outcome, RunFolder
-from cleanweb.schema import SCHEMA_VERSION
-from cleanweb.settings import Settings
+from cleanweb.schema import SCHEMA_VERSION, TABLES
+from cleanweb.settings import Settings, fingerprint
 from cleanweb.trusted import trusted_classes
 
 log = logging.getLogger(__name__)
@@ -27,45 +44,70 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
     """Learn from the crawl's noisy labels and judge every image. Goes on where an unfinished run of the same crawl and
     settings stopped. watch sees every epoch of the last fold and of the classifier. Raises CleanwebError with words a
     user can act on."""
-    started = datetime.now(UTC)
     folder = RunFolder(settings.out)
     folder.refuse_finished(settings.fresh)
     crawl = readers.read(settings.source, settings.labels, settings.path_column, settings.label_column,
                          settings.allow_outside, settings.merge_labels)  # fmt: skip
-    people = {} if settings.trusted is None else carried.verified_labels(settings.trusted, crawl.samples, crawl.root)
     folder.refuse_inside(crawl.root)
+    with folder.alone("fit"):
+        unfinished = Unfinished(folder.path)
+        if unfinished.is_complete():
+            asked_for, run = unfinished.is_of(settings), _handed_over(unfinished)
+            if asked_for:
+                return run
+        folder.refuse_finished(settings.fresh)  # another process may have come first
+        try:
+            _learn(settings, crawl, unfinished, progress, watch)
+        except (CrawlError, UsageError):
+            if unfinished.is_new:  # there is nothing worth going on from
+                unfinished.discard()
+            raise
+        return _handed_over(unfinished)
+
+
+def _learn(settings: Settings, crawl: readers.Crawl, unfinished: Unfinished, progress: Progress, watch: Watch) -> None:
+    """The whole story, until its results are complete in the unfinished run."""
+    started = datetime.now(UTC)
     device = machine.choose_device(settings.device)
     backbone, pixels = plan.network(settings, device)
-    carried.set_aside(folder)
-    fingerprint = folder.begin(settings, crawl.samples, people)
+    samples = unfinished.begin(settings, crawl.samples)
+    if not unfinished.has_learned():
+        carried.remember(RunFolder(unfinished.run), unfinished.earlier)
+    people = {} if settings.trusted is None else carried.verified_labels(settings.trusted, samples, crawl.root)
     machine.keep_freed_memory()
-    log.info("%d samples in %s; run %s in %s", len(crawl.samples), crawl.root, fingerprint, folder.path)
+    mark = fingerprint_of(settings, samples, people)
+    log.info("%d samples in %s; run %s in %s", len(samples), crawl.root, mark, unfinished.run)
 
     # what is there
-    facts, cache = inspect(crawl.samples, folder, views.loaded_side(pixels.size_px), settings.workers, progress)
-    copies = duplicates.group(crawl.samples, facts, duplicates.picture_comparison(cache.load))
-    scored = to_score(crawl.samples, facts, copies.kept)
-    classes, labels = encode([crawl.samples[i].given_label for i in scored])
+    facts, cache = inspect(samples, unfinished.pixels, views.loaded_side(pixels.size_px), settings.workers, progress)
+    copies = duplicates.group(samples, facts, duplicates.picture_comparison(cache.load))
+    scored = to_score(samples, facts, copies.kept)
+    classes, labels = encode([samples[i].given_label for i in scored])
     log.info("%d pictures of %d classes to learn from and score", len(scored), len(classes))
 
     # what the labels teach, and what the model then believes of every image
-    rows = tables.facts_table(crawl.samples, facts, copies.kept, copies.kind)
+    rows = tables.facts_table(samples, facts, copies.kept, copies.kind)
     verified = trusted_classes(people, copies.kept, scored, classes)
-    reviews = carried.over(folder, crawl.samples, crawl.root, classes)
+    reviews = carried.over(unfinished.earlier, samples, crawl.root, classes)
     decided = carried.seen_classes(reviews, rows, scored, classes)
     seen = np.where(decided == UNVERIFIED, verified, decided)
     taught = np.where(seen == UNVERIFIED, labels, seen)  # of no class: teaches nothing
+    learning = unfinished.learning(fingerprint([[facts[i].pixel_digest for i in scored], taught.tolist()]))
     task = tune.Task(lambda at, side: cache.load(scored[at], side), taught, len(classes), backbone, pixels, device,
-                     settings.seed, folder.path, progress, watch)  # fmt: skip
+                     settings.seed, learning, progress, watch)  # fmt: skip
     training = plan.training(settings, device, backbone, len(labels))
     for words in training.words:
         log.info(words)
     log.debug("to learn: %s; classifier: %s", training.recipe, training.classifier)
     learner = tune.TUNES[training.tune](task)
     learned = learner.learn(settings.method, settings.recipe, training.recipe, training.epochs)
-    scores = score.score(learned.probs, learned.features, learned.space, labels, device)
+    scores = Scores(**checkpoint.once(
+        learning / "scores.npz",
+        lambda: score.score(learned.probs, learned.features, learned.space, labels, device).arrays(),
+    ))  # fmt: skip
     scores = replace(scores, verified=verified)
-    folder.save_scores(scored, scores, classes, training.rule)
+    results = unfinished.results
+    results.save_scores(scored, scores, classes, training.rule)
 
     # what we conclude
     judged = carried.judged(rows, scored, scores, classes, training.rule, reviews=reviews)
@@ -76,7 +118,7 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
     classifier_epochs: list[train.EpochRecord] = []
     if (final >= 0).any():
         model, classifier_epochs = learner.retrain(final, training.classifier, training.classifier_epochs)
-        save_classifier(model, folder.classifier, classes, pixels.size_px)
+        save_classifier(model, results.classifier, classes, pixels.size_px)
 
     # what we hand over
     made = {
@@ -84,25 +126,38 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
         "classes": tables.classes_table(rows, classes, decision.noise),
         "transition_matrix": tables.transition_table(decision.flow, classes),
         "epochs": tables.epochs_table({"train": learned.epochs, "classifier": classifier_epochs}),
-        "runs": tables.runs_table(settings, crawl.root, fingerprint, started, SCHEMA_VERSION, decision.noise),
+        "runs": tables.runs_table(settings, crawl.root, mark, started, SCHEMA_VERSION, decision.noise),
         "reviews": judged.reviews,
         "audits": manifest.empty("audits"),  # an audit speaks of verdicts that are no more
         "audit_findings": manifest.empty("audit_findings"),
     }
-    manifest.write(folder.path, made)
-    folder.finish(made["runs"].iloc[0].to_dict())
-    return Outcome(folder.path, made, [*crawl.notes, *training.words, *carried.done(folder, judged.reviews),
-                                      *write_if_possible(folder.path)])  # fmt: skip
+    manifest.write(results.path, made)
+    results.save_record(made["runs"].iloc[0].to_dict())
+    unfinished.complete([*crawl.notes, *training.words])
+
+
+def _handed_over(unfinished: Unfinished) -> Outcome:
+    """The results in their places, with the report; what only an unfinished run needs is gone."""
+    folder = RunFolder(unfinished.run)
+    with manifest.alone(folder.path) if folder.manifest.exists() else nullcontext():
+        if unfinished.results.manifest.exists():
+            carried.set_aside(folder)
+        notes = unfinished.publish()
+    made = {name: manifest.read(folder.path, name) for name in TABLES}
+    notes += [*carried.done(folder, made["reviews"]), *write_if_possible(folder.path)]
+    unfinished.discard()
+    return Outcome(folder.path, made, notes)
 
 
 def inspect(
-    samples: list[Sample], folder: RunFolder, side_px: int, workers: int | None, progress: Progress
+    samples: list[Sample], pixels: Path, side_px: int, workers: int | None, progress: Progress
 ) -> tuple[list[ImageFacts], PixelCache]:
-    """Facts of every sample, and the pixels; a row that names a path again has its first row's facts."""
+    """Facts of every sample, and the pixels, which are kept in the folder `pixels`; a row that names a path again has
+    its first row's facts."""
     total = sum(sample.status not in CLOSED for sample in samples)
     workers = machine.cores() if workers is None else workers
     contents = readers.contents(samples)
-    found, cache = images.inspect(contents, total, folder.cache / "pixels", side_px, workers, progress)
+    found, cache = images.inspect(contents, total, pixels, side_px, workers, progress)
     if not any(fact.status == Status.OK for fact in found.values()):
         words = {fact.error for fact in found.values()}
         raise CrawlError(f"None of the {total} files can be read: {'; '.join(sorted(words)[:3])}.")

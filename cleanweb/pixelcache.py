@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cleanweb import atomic
 from cleanweb.errors import RunError
 
 Place = tuple[int, int, int]  # number of the file, side in pixels, offset in bytes
@@ -39,10 +40,8 @@ class PixelCache:
         index = np.zeros(n, _PLACE)
         for i, place in places.items():
             index[i] = place
-        half = folder / "index.npy.tmp"
-        with half.open("wb") as file:
+        with atomic.writing(folder / "index.npy") as draft, draft.open("xb") as file:
             np.save(file, index)
-        half.replace(folder / "index.npy")
         return cls(folder, index)
 
     def __reduce__(self) -> tuple:
@@ -68,24 +67,29 @@ class PixelCache:
             raise KeyError(f"sample {i} has no pixels")
         file, offset = int(self.index["file"][i]), int(self.index["offset"][i])
         if file not in self._maps:
-            self._maps[file] = np.memmap(_pixel_file(self.folder, file), np.uint8, "r")
+            self._maps[file] = np.memmap(pixel_file(self.folder, file), np.uint8, "r")
         return self._maps[file][offset : offset + side * side * 3].reshape(side, side, 3)
 
 
-def _pixel_file(folder: Path, number: int) -> Path:
+def pixel_file(folder: Path, number: int) -> Path:
     return folder / f"pixels-{number:03d}.bin"
+
+
+def sizes(folder: Path) -> dict[int, int]:
+    """The number of each file of squares in the folder, and its size in bytes."""
+    return {int(file.stem.removeprefix("pixels-")): file.stat().st_size for file in folder.glob("pixels-*.bin")}
 
 
 def clear(folder: Path) -> None:
     """Make the folder, and remove what an older cache has left there."""
     folder.mkdir(parents=True, exist_ok=True)
-    for old in (*folder.glob("pixels-*.bin"), *folder.glob("index.npy*")):
+    for old in (*folder.glob("pixels-*.bin"), *folder.glob("index.npy")):
         old.unlink()
 
 
 def append(folder: Path, number: int, square: np.ndarray) -> Place:
     """Keep one more square (s, s, 3) in file `number`, which no other process writes. Raises OSError."""
-    with _pixel_file(folder, number).open("ab") as file:
+    with pixel_file(folder, number).open("ab") as file:
         offset = file.tell()
         file.write(np.ascontiguousarray(square).data)
     return number, len(square), offset

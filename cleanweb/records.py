@@ -1,7 +1,7 @@
 """The nouns that travel between the stages. Plain data; importing this loads neither torch nor pandas."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -107,6 +107,9 @@ class Scores:
     neighbours: "np.ndarray"  # (n, k) int32: nearest other samples, nearest first; -1 where there are fewer
     similarity: "np.ndarray"  # (n, k): cosine similarity to them
     verified: "np.ndarray"  # (n,) int64: the class a person has seen, NO_CLASS or UNVERIFIED
+
+    def arrays(self) -> dict[str, "np.ndarray"]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 @dataclass(frozen=True, slots=True)

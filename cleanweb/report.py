@@ -7,19 +7,17 @@ the manifest.
 """
 
 import json
-import os
 import shlex
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
 import jinja2
 
-from cleanweb import audit, charts, manifest, thumbnails
+from cleanweb import atomic, audit, charts, manifest, thumbnails
 from cleanweb.audit.statement import findings
-from cleanweb.errors import MachineError, UsageError
+from cleanweb.errors import UsageError
 from cleanweb.records import MEANING, UNREADABLE
 from cleanweb.runfolder import RunFolder
 from cleanweb.schema import TABLES
@@ -47,7 +45,7 @@ def write(run: Path, out: Path | None = None) -> Path:
     root = tables["runs"]["root"].iloc[0]
     if root and target.resolve().is_relative_to(Path(root).resolve()):
         raise UsageError(f"{target} lies inside the crawl {root}, where nothing is written. Give another --out.")
-    _replace(target, render(run, tables))
+    atomic.write_text(target, render(run, tables))
     return target
 
 
@@ -58,23 +56,6 @@ def write_if_possible(run: Path) -> list[str]:
     except Exception as error:
         return [f"The report could not be written ({error}). Try again with cleanweb report."]
     return []
-
-
-def _replace(target: Path, text: str) -> None:
-    """Complete under another name before it takes its place."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile("w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False) as f:
-            try:
-                f.write(text)
-                f.close()
-                Path(f.name).chmod(0o644)  # a temporary file is its owner's alone
-                os.replace(f.name, target)  # noqa: PTH105
-            except BaseException:
-                Path(f.name).unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise MachineError(f"The report {target} cannot be written: {error.strerror or error}.") from error
 
 
 # --- what it says ---------------------------------------------------------------------------------------------------

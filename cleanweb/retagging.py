@@ -19,24 +19,30 @@ def retag(path: Path | str, target: Target | None = None, verified: Path | None 
     """Rewrite the manifest and the report of a finished run with today's decision rule, or as a target asks.
 
     verified: a table of labels that people have verified since, or a run in which they have; what they verified before
-    still holds, and what they decided in review. Raises RunError where there is no run, UsageError where the labels do
-    not fit the crawl.
+    still holds, and what they decided in review. Raises RunError where there is no run or another process writes there,
+    UsageError where the labels do not fit the crawl.
     """
     folder = RunFolder(path)
-    with manifest.alone(folder.path):  # no decision of a person may fall between reading and writing
-        made = {name: manifest.read(folder.path, name) for name in TABLES}
-        scored, scores, classes, rule = folder.load_scores()
-        if verified is not None:
-            scores = _heed(verified, made, scored, scores, classes)
-            folder.save_scores(scored, scores, classes, rule)
-        judged = carried.judged(made["images"], scored, scores, classes, rule, target, made["reviews"])
-        made["images"], made["reviews"], decision = judged.images, judged.reviews, judged.decision
-        made["classes"] = tables.classes_table(made["images"], classes, decision.noise)
-        made["transition_matrix"] = tables.transition_table(decision.flow, classes)
-        made["runs"][list(tables.NOISE)] = decision.noise[-1]
-        made["runs"]["target"] = None if target is None else json.dumps(asdict(target))
-        made["runs"]["schema_version"] = SCHEMA_VERSION
-        manifest.write(folder.path, made)
+    manifest.read(folder.path, "runs")  # where there is no run nothing is made
+    # no decision of a person may fall between reading and writing
+    with folder.alone("retag"), manifest.alone(folder.path):
+        return _decided_again(folder, target, verified)
+
+
+def _decided_again(folder: RunFolder, target: Target | None, verified: Path | None) -> Outcome:
+    made = {name: manifest.read(folder.path, name) for name in TABLES}
+    scored, scores, classes, rule = folder.load_scores()
+    if verified is not None:
+        scores = _heed(verified, made, scored, scores, classes)
+        folder.save_scores(scored, scores, classes, rule)
+    judged = carried.judged(made["images"], scored, scores, classes, rule, target, made["reviews"])
+    made["images"], made["reviews"], decision = judged.images, judged.reviews, judged.decision
+    made["classes"] = tables.classes_table(made["images"], classes, decision.noise)
+    made["transition_matrix"] = tables.transition_table(decision.flow, classes)
+    made["runs"][list(tables.NOISE)] = decision.noise[-1]
+    made["runs"]["target"] = None if target is None else json.dumps(asdict(target))
+    made["runs"]["schema_version"] = SCHEMA_VERSION
+    manifest.write(folder.path, made)
     return Outcome(folder.path, made, report.write_if_possible(folder.path))
 
 

@@ -1,17 +1,17 @@
-"""The run folder: what a run keeps where, and whether it may be begun, resumed or read."""
+"""The run folder: what a run keeps where, whether it may be begun, and that one process at a time writes there."""
 
 import json
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cleanweb import atomic, runlock
 from cleanweb.errors import RunError, UsageError
-from cleanweb.records import Sample, Scores
-from cleanweb.settings import Settings, fingerprint
+from cleanweb.records import Scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,67 +29,78 @@ class Outcome:
 
 
 class RunFolder:
-    """cleanweb-run/: the manifest, the classifier, the scores, and what an unfinished run goes on from."""
+    """cleanweb-run/: the manifest, the classifier, the scores, the report; and, apart, an unfinished run."""
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
         self.manifest = self.path / "manifest.duckdb"
         self.scores = self.path / "scores.npz"
         self.classifier = self.path / "classifier"
-        self.checkpoint = self.path / "checkpoint"
-        self.cache = self.path / "cache"
         self.record = self.path / "run.json"
         self.report = self.path / "report.html"
         self.earlier = self.path / "earlier.duckdb"  # the manifest that is being replaced, where people decided in it
+        self.unfinished = self.path / "unfinished"
 
     def refuse_finished(self, fresh: bool) -> None:
         """Raises RunError where a finished run would be overwritten, or the folder holds something else."""
         if not self.path.exists():
             return
-        ours = self.record.exists() or self.manifest.exists()
-        if self.manifest.exists() and not fresh:
-            raise RunError(f"{self.path} holds a finished run. Give --fresh to replace it, or another --out.")
-        if not self.path.is_dir() or (any(self.path.iterdir()) and not ours):
+        going_on = (self.unfinished / "run.json").exists()
+        ours = going_on or self.record.exists() or self.manifest.exists()
+        if not self.path.is_dir() or (not ours and self._holds_something()):
             raise RunError(f"{self.path} is not a run folder: it holds something else. Give another --out.")
+        if self.manifest.exists() and not going_on and not fresh:
+            raise RunError(f"{self.path} holds a finished run. Give --fresh to replace it, or another --out.")
+        if self.record.exists() and not self.manifest.exists() and not going_on and not fresh:
+            raise RunError(f"{self.path} holds what another version of cleanweb has begun. Give --fresh to replace it, "
+                           "or another --out.")  # fmt: skip
+
+    def _holds_something(self) -> bool:
+        """Anything that a run which was killed in its first moment does not leave."""
+        drafts = atomic.drafts(self.path)
+        return any(child.name != runlock.NAME and child not in drafts for child in self.path.iterdir())
 
     def refuse_inside(self, crawl: Path) -> None:
         """Raises UsageError where the run would be written among the crawl's own images."""
         if self.path.resolve().is_relative_to(crawl.resolve()):
             raise UsageError(f"The run folder {self.path} lies inside the crawl {crawl}. Give an --out outside it.")
 
-    def begin(
-        self, settings: Settings, samples: Sequence[Sample], people: Mapping[int, str | None] | None = None
-    ) -> str:
-        """Open the folder for this crawl, these settings and what people verified; gives their fingerprint.
+    @contextmanager
+    def alone(self, doing: str) -> Iterator[None]:
+        """Write into the folder alone; it is made where there is none. doing: the command, for whoever is refused.
 
-        An unfinished run of the same goes on; of another it is refused with a RunError, or replaced where `fresh`.
+        Raises RunError where another process works there, MachineError where the disk refuses.
         """
-        same = {k: v for k, v in settings.to_json().items() if k not in _NO_MATTER}
-        rows = [(s.sample_id, s.file, s.row, s.given_label, str(s.status)) for s in samples]
-        mark = fingerprint([same, rows, sorted((people or {}).items())])
-        if settings.fresh:
-            self._clear()
-        elif self.record.exists() and self._mark() != mark:
-            raise RunError(f"{self.path} holds an unfinished run of another crawl or with other settings. "
-                           "Give --fresh to replace it, or another --out.")  # fmt: skip
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._write_record({"fingerprint": mark, "finished": False})
-        return mark
+        new = not self.path.exists()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise atomic.refused(self.path, error) from error
+        try:
+            with runlock.only_one(self.path, doing):
+                atomic.remove_drafts(self.path)
+                yield
+        finally:
+            if new:
+                with suppress(OSError):  # it holds something by now
+                    self.path.rmdir()
 
-    def finish(self, record: dict[str, object]) -> None:
-        """Note how the run was made, and drop what only an unfinished one needs."""
-        self._write_record(record | {"finished": True})
-        shutil.rmtree(self.checkpoint, ignore_errors=True)
-        shutil.rmtree(self.cache, ignore_errors=True)
+    def save_record(self, record: Mapping[str, object]) -> None:
+        """Note how the run was made."""
+        atomic.write_text(self.record, json.dumps(dict(record), indent=2, default=str))
 
     def save_scores(
         self, scored: np.ndarray, scores: Scores, classes: Sequence[str], rule: dict[str, float] | None
     ) -> None:
         """scored (m,): the row of the manifest of each of the m scored samples; rule: how they are decided."""
-        arrays = {field.name: getattr(scores, field.name) for field in fields(Scores)}
-        partial = self.scores.with_suffix(".partial.npz")
-        np.savez(partial, scored=scored, classes=np.array(classes, dtype=np.str_), rule=json.dumps(rule), **arrays)
-        partial.replace(self.scores)
+        with atomic.writing(self.scores) as draft, draft.open("xb") as stream:
+            np.savez(
+                stream,
+                scored=scored,
+                classes=np.array(classes, dtype=np.str_),
+                rule=json.dumps(rule),
+                **scores.arrays(),
+            )
 
     def load_scores(self) -> tuple[np.ndarray, Scores, list[str], dict[str, float] | None]:
         """What `save_scores` wrote. Raises RunError where there is nothing to read."""
@@ -101,21 +112,3 @@ class RunFolder:
                 return stored["scored"], scores, [str(c) for c in stored["classes"]], json.loads(str(stored["rule"]))
         except Exception as error:  # zipfile, numpy and json raise whatever their parsers raise
             raise RunError(f"The scores {self.scores} are damaged. Run `cleanweb fit --fresh`.") from error
-
-    def _mark(self) -> object:
-        try:
-            return json.loads(self.record.read_text(encoding="utf-8")).get("fingerprint")
-        except (ValueError, AttributeError):
-            return None  # damaged, or of another program
-
-    def _write_record(self, record: dict[str, object]) -> None:
-        partial = self.record.with_suffix(".partial")
-        partial.write_text(json.dumps(record, indent=2, default=str), encoding="utf-8")
-        partial.replace(self.record)
-
-    def _clear(self) -> None:
-        """Remove what a run writes, and nothing else a user may keep there."""
-        for folder in (self.checkpoint, self.cache, self.classifier):
-            shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.scores, self.record, self.report, *self.path.glob("manifest.*")):
-            file.unlink(missing_ok=True)

@@ -5,8 +5,9 @@ teacher, optimiser, records) lets the same call go on where it stopped; randomne
 that a resumed run equals an uninterrupted one. Never decides what is clean.
 """
 
+import io
+import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,10 +16,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from cleanweb import checkpoint
 from cleanweb.errors import RunError
 from cleanweb.methods import Batches, Method, Watch, unwatched
 from cleanweb.records import Progress, silent
 from cleanweb.settings import Recipe
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +44,25 @@ def train(
     batches: Callable[[int], Batches],
     recipe: Recipe,
     epochs: int,
-    checkpoint: Path | None = None,
+    file: Path | None = None,
     progress: Progress = silent,
     watch: Watch = unwatched,
 ) -> list[EpochRecord]:
     """Train `method` in place for epochs 1…epochs; `batches(t)` gives epoch t's batches.
 
-    With `checkpoint` (a file), goes on after the last epoch stored there. Raises RunError where the loss is not finite.
+    With `file` (a checkpoint), goes on after the last epoch stored there. Raises RunError where the loss is not finite.
     """
     optimiser = make_optimiser(method, recipe)
-    records = _resume(checkpoint, method, optimiser)
+    records = _resume(file, method, optimiser)
+    if 0 < len(records) < epochs:
+        log.info("Going on after epoch %d of %d (%s).", len(records), epochs, file.stem)
     for t in range(len(records) + 1, epochs + 1):
         for group in optimiser.param_groups:
             group["lr"] = recipe.lr * learning_rate_factor(t, epochs, recipe)
         records.append(_epoch(method, batches, optimiser, t))
         watch("train", t, method)  # before it is stored: a run that stops here watches this epoch again
-        if checkpoint is not None:
-            _save(checkpoint, method, optimiser, records)
+        if file is not None:
+            _save(file, method, optimiser, records)
         progress("train", t, epochs)
     return records
 
@@ -93,24 +99,21 @@ def _epoch(method: Method, batches: Callable[[int], Batches], optimiser: torch.o
 
 
 def _save(file: Path, method: nn.Module, optimiser: torch.optim.Optimizer, records: list[EpochRecord]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     state = {"method": method.state_dict(), "optimiser": optimiser.state_dict(), "records": [*map(asdict, records)]}
-    partial = file.with_suffix(".partial")
-    with partial.open("wb") as stream:
-        torch.save(state, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(file)
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    checkpoint.write(file, stream.getbuffer())
 
 
 def _resume(file: Path | None, method: nn.Module, optimiser: torch.optim.Optimizer) -> list[EpochRecord]:
-    if file is None or not file.exists():
+    stored = None if file is None else checkpoint.read(file)
+    if stored is None:
         return []
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(stored), map_location="cpu", weights_only=True)
         method.load_state_dict(state["method"])
         optimiser.load_state_dict(state["optimiser"])
         return [EpochRecord(**record) for record in state["records"]]
     except Exception as error:  # torch raises whatever its parsers raise
-        raise RunError(f"The checkpoint {file} cannot be read: it is damaged, or of another version of cleanweb. "
+        raise RunError(f"The checkpoint {file} cannot be read: it is of another version of cleanweb. "
                        "Start again with --fresh.") from error  # fmt: skip

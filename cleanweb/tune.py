@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cleanweb import machine, methods, pretrain
+from cleanweb import checkpoint, machine, methods, pretrain
 from cleanweb.features import FeatureBatches, extract
 from cleanweb.network import Backbone, FeatureHead, Network
 from cleanweb.records import Progress
@@ -43,7 +43,7 @@ class Task:
     pixels: Pixels
     device: torch.device
     seed: int
-    folder: Path  # for checkpoints and features
+    folder: Path  # for checkpoints and features: what a killed run goes on from
     progress: Progress
     watch: methods.Watch = methods.unwatched  # of the folds only the last is watched, and then the classifier
 
@@ -73,7 +73,7 @@ class Full:
             network = self._network(task.backbone.build(task.n_classes))
             if recipe.pretrain is not None:
                 self._pretrain(part, network, k, known, recipe, epochs)
-            return self._train(part, cls, network, known, task.labels[known], recipe, epochs, f"fold-{k}.pt")
+            return self._train(part, cls, network, known, task.labels[known], recipe, epochs, _name(k, recipe))
 
         learned, learner = _cross_fit(task, recipe.folds, epochs, fit, self._views)
         self.model = copy.deepcopy(learner.trained().model)
@@ -83,7 +83,7 @@ class Full:
         """Go on from what has been learned, on final labels (n,), −1 where there is none: the classifier."""
         known, cls = np.flatnonzero(final >= 0), methods.load("standard", "auto")
         network, task = self._network(self.model.requires_grad_(True)), _stage(self.task, "classifier")
-        learner, records = self._train(task, cls, network, known, final[known], recipe, epochs, "classifier.pt")
+        learner, records = self._train(task, cls, network, known, final[known], recipe, epochs, "classifier")
         return learner.trained().model, records
 
     def _network(self, model: nn.Module) -> Network:
@@ -92,23 +92,23 @@ class Full:
     def _pretrain(self, part: Task, network: Network, k: int, known: np.ndarray, recipe: Recipe, epochs: int) -> None:
         """Without labels once, on all images; with labels in every fold, or it would see those it is to judge."""
         if recipe.pretrain == "self":
-            task, members, name = self.task, np.arange(len(self.task.labels)), "pretrain.pt"
+            task, members, name = self.task, np.arange(len(self.task.labels)), "pre-training.pt"
         else:
-            task, members, name = part, known, f"pretrain-{k}.pt"
+            task, members, name = part, known, f"pre-training, {_name(k, recipe)}.pt"
 
         def batches(views: tuple[str, ...], batch_size: int) -> ImageBatches:
             return self._batches(members, task.labels[members], views, batch_size)
 
-        pretrain.pretrain(network, batches, recipe, epochs, task.folder / "checkpoint" / name, task.progress)
+        pretrain.pretrain(network, batches, recipe, epochs, task.folder / name, task.progress)
         network.pretrained = True  # a second network of its kind keeps it
 
     def _train(
         self, task: Task, cls: type, network: Network, known: np.ndarray, labels: np.ndarray, recipe: Recipe,
-        epochs: int, checkpoint: str,
+        epochs: int, name: str,
     ) -> tuple[methods.Method, list[EpochRecord]]:  # fmt: skip
         learner = cls(network, len(known), task.n_classes, recipe, epochs).to(task.device)
         batches = self._batches(known, labels, cls.views, recipe.batch_size)
-        file = task.folder / "checkpoint" / checkpoint
+        file = task.folder / f"{name}.pt"
         return learner, train(learner, batches, recipe, epochs, file, task.progress, task.watch)
 
     def _batches(
@@ -138,7 +138,7 @@ class Head:
 
     def __init__(self, task: Task):
         self.task = task
-        body, file = task.backbone.build(0), task.folder / "cache" / "features.npy"
+        body, file = task.backbone.build(0), task.folder / "features.npy"
         n = len(task.labels)
         self.features = extract(body, task.load, n, task.pixels, file, task.device, progress=task.progress)
 
@@ -147,7 +147,7 @@ class Head:
 
         def fit(part: Task, k: int, known: np.ndarray) -> tuple[methods.Method, list[EpochRecord]]:
             torch.manual_seed(task.seed)  # a second head's start
-            return self._train(part, cls, known, task.labels[known], recipe, epochs)
+            return self._train(part, cls, known, task.labels[known], recipe, epochs, _name(k, recipe))
 
         learned, _ = _cross_fit(task, recipe.folds, epochs, fit, self._views)
         features = np.asarray(self.features, np.float32).mean(0)
@@ -156,22 +156,25 @@ class Head:
     def retrain(self, final: np.ndarray, recipe: Recipe, epochs: int) -> tuple[nn.Module, list[EpochRecord]]:
         """A head fitted on final labels (n,), −1 where there is none, folded into the backbone: the classifier."""
         known, cls = np.flatnonzero(final >= 0), methods.load("standard", "auto")
-        learner, records = self._train(_stage(self.task, "classifier"), cls, known, final[known], recipe, epochs)
+        task = _stage(self.task, "classifier")
+        learner, records = self._train(task, cls, known, final[known], recipe, epochs, "classifier")
         model = self.task.backbone.build(self.task.n_classes)
         learner.trained().cpu().fold_into(model.get_classifier())
         return model, records
 
     def _train(
-        self, task: Task, cls: type, known: np.ndarray, labels: np.ndarray, recipe: Recipe, epochs: int
-    ) -> tuple[methods.Method, list[EpochRecord]]:
+        self, task: Task, cls: type, known: np.ndarray, labels: np.ndarray, recipe: Recipe, epochs: int,
+        name: str,
+    ) -> tuple[methods.Method, list[EpochRecord]]:  # fmt: skip
         features = self.features[:, known]
         flat = features.reshape(-1, features.shape[2]).astype(np.float32)
         mean, std = torch.as_tensor(flat.mean(0)), torch.as_tensor(flat.std(0))
         head = FeatureHead(mean, std.clamp_min(float(std.mean()) * 0.05 + 1e-6), task.n_classes)
         learner = cls(head, len(known), task.n_classes, recipe, epochs).to(task.device)
         batches = FeatureBatches(features, labels, len(cls.views), recipe.batch_size, task.seed, task.device)
+        file = task.folder / f"{name}.pt"
         with machine.one_thread(task.device):
-            return learner, train(learner, batches, recipe, epochs, progress=task.progress, watch=task.watch)
+            return learner, train(learner, batches, recipe, epochs, file, task.progress, task.watch)
 
     def _views(self, positions: np.ndarray) -> Iterator[tuple[Tensor, ...]]:
         for chunk in np.array_split(positions, max(1, len(positions) // _SCORE_BATCH)):
@@ -192,17 +195,28 @@ def _cross_fit(
     fold = folds(task.labels, n_folds, task.seed)
     parts = []
     for k in range(n_folds):
-        known = np.flatnonzero((task.labels >= 0) & ((fold != k) | (n_folds == 1)))
-        learner, records = fit(_part(task, k, n_folds), k, known)
-        log.info("fold %d of %d, %d labels: loss %.4g in the first epoch, %.4g in the last, %.1f s", k + 1, n_folds,
-                 len(known), records[0].loss, records[-1].loss, sum(record.seconds for record in records))  # fmt: skip
-        held_out = np.flatnonzero(fold == k)
-        parts.append((held_out, *believe(learner.predict, views(held_out))))
+        file, held_out = task.folder / f"believed-{k + 1}.npz", np.flatnonzero(fold == k)
+        part = checkpoint.read_arrays(file)
+        if part is None or k == n_folds - 1:  # the last fold's learner is there at once, from its checkpoint
+            known = np.flatnonzero((task.labels >= 0) & ((fold != k) | (n_folds == 1)))
+            learner, records = fit(_part(task, k, n_folds), k, known)
+            log.info("fold %d of %d, %d labels: loss %.4g in the first epoch, %.4g in the last, %.1f s", k + 1, n_folds,
+                     len(known), records[0].loss, records[-1].loss, sum(r.seconds for r in records))  # fmt: skip
+        if part is None:
+            probs, features = believe(learner.predict, views(held_out))
+            part = {"held_out": held_out, "probs": probs, "features": features}
+            checkpoint.write_arrays(file, part)
+        parts.append(part)
         task.progress("score", k + 1, n_folds)
-    order = np.argsort(np.concatenate([held_out for held_out, _, _ in parts]))
-    probs = np.concatenate([probs for _, probs, _ in parts], axis=1)[:, order]
-    features = np.concatenate([features for _, _, features in parts])[order]
+    order = np.argsort(np.concatenate([part["held_out"] for part in parts]))
+    probs = np.concatenate([part["probs"] for part in parts], axis=1)[:, order]
+    features = np.concatenate([part["features"] for part in parts])[order]
     return Learned(probs, features, fold, records), learner
+
+
+def _name(k: int, recipe: Recipe) -> str:
+    """What the checkpoint of the k-th fold is called."""
+    return "training" if recipe.folds == 1 else f"fold {k + 1} of {recipe.folds}"
 
 
 def _part(task: Task, k: int, n: int) -> Task:

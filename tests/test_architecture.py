@@ -27,12 +27,13 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("what a report is made of", {"thumbnails", "audit", "audit/*"}),
     ("what people say", {"reviews"}),
     ("stages", {"readers/*", "images", "duplicates", "methods/*", "train", "score", "verdict", "tables", "trusted",
-                "manifest", "writers/*"}),
+                "manifest", "writers/*", "resuming"}),
     ("what a shelf has in common", {"readers", "methods", "writers", "bench"}),
-    ("built with tools", {"network", "runfolder", "terminal", "config"}),
+    ("built with tools", {"network", "runfolder", "terminal", "config", "journal"}),
     ("tools", {"settings", "machine", "divergence", "neighbours", "labelnoise", "calibration", "smallloss", "mixmatch",
                "contrastive", "twogroups", "distributed", "workers", "pixelcache", "signatures", "texttable", "charts",
-               "usage"}),
+               "usage", "runlock", "checkpoint"}),
+    ("the disk", {"atomic"}),
     ("ground", {"records", "errors", "schema"}),
 ]  # fmt: skip
 ROOMS = {"audit", "review", "bench", "commands"}  # folders of one idea: their files may import each other
@@ -54,7 +55,8 @@ TORCH_FREE = {"__init__", "__main__", "run", "cli", "commands", "commands/*", "t
               "retagging", "doctor", "summary", "report", "thumbnails", "charts", "reviews", "carried", "review",
               "review/*", "verdict", "tables", "trusted", "manifest", "images", "duplicates", "runfolder", "readers",
               "readers/*", "writers", "writers/*", "bench", "bench/noise", "bench/sources", "bench/worlds",
-              "bench/metrics", "bench/record", "bench/tables", "bench/commands", "audit", "audit/*"}  # fmt: skip
+              "bench/metrics", "bench/record", "bench/tables", "bench/commands", "audit", "audit/*", "runlock",
+              "resuming", "journal", "checkpoint", "atomic"}  # fmt: skip
 PRINTS = {"cli", "terminal", "commands", "commands/*", "bench/commands"}  # others use `logging` and callbacks
 
 MOST_LINES = 420

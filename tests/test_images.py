@@ -65,7 +65,7 @@ def test_every_status_that_a_file_can_have_is_reached(tmp_path, monkeypatch):
         status(encoded(scene(50, 50)))[0],
         status(b"GIF89a\0\0\0\0;")[0],
     }
-    reader_finds = {Status.UNLABELED, Status.UNLISTED, Status.REPEATED, Status.CONFLICTING}
+    reader_finds = {Status.UNLABELED, Status.UNLISTED, Status.REPEATED, Status.CONFLICTING, Status.OUTSIDE}
     monkeypatch.undo()
     reached |= {status(jpeg[: len(jpeg) // 2])[0]}
     assert reached == set(Status) - reader_finds
@@ -303,11 +303,15 @@ def test_inspect_keeps_the_centre_squares(tmp_path, workers):
         again.load([30], 20)
 
 
-def test_inspecting_again_replaces_the_cache(tmp_path):
-    files = crawl(tmp_path / "crawl", 3)
-    for _ in range(2):
-        inspect(enumerate(files), len(files), tmp_path / "cache", 16, 0, silent)
+def test_inspecting_again_takes_what_is_there(tmp_path):
+    files, seen = crawl(tmp_path / "crawl", 3), []
+    first, _ = inspect(enumerate(files), len(files), tmp_path / "cache", 16, 0, silent)
+    again, _ = inspect(enumerate(files), len(files), tmp_path / "cache", 16, 0, lambda *call: seen.append(call))
+    assert again == first
+    assert not seen
     assert (tmp_path / "cache" / "pixels-000.bin").stat().st_size == 3 * 16 * 16 * 3
+    inspect(enumerate(files), len(files), tmp_path / "cache", 8, 0, lambda *call: seen.append(call))
+    assert len(seen) == len(files)  # squares of another side
     (tmp_path / "cache" / "index.npy").unlink()
     with pytest.raises(RunError, match="Inspect"):
         PixelCache.open(tmp_path / "cache")
@@ -322,7 +326,7 @@ def test_without_a_cache_there_are_facts_only(tmp_path):
 
 def test_a_process_that_fails_is_a_status_and_a_full_disk_an_error(tmp_path, monkeypatch):
     content = encoded(scene())
-    monkeypatch.setattr(pixelcache, "_pixel_file", lambda folder, number: folder / "gone" / "pixels.bin")
+    monkeypatch.setattr(pixelcache, "pixel_file", lambda folder, number: folder / "gone" / "pixels.bin")
     with pytest.raises(MachineError, match="Free some space"):
         inspect([(0, content)], 1, tmp_path, 32, 0, silent)
     monkeypatch.setattr(images, "inspect_one", lambda content: 1 / 0)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cleanweb import manifest, schema
+from cleanweb import atomic, manifest, schema
 from cleanweb.errors import MachineError, RunError, UsageError
 from cleanweb.records import Verdict
 
@@ -269,9 +269,9 @@ def test_an_interrupted_write_leaves_the_old_manifest(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    for step in ("_check_duplicates", "_sync"):
+    for place, step in ((manifest, "_check_duplicates"), (atomic, "sync")):
         with monkeypatch.context() as patch:
-            patch.setattr(manifest, step, interrupt)
+            patch.setattr(place, step, interrupt)
             with pytest.raises(KeyboardInterrupt):
                 manifest.write(tmp_path, tables({}))
         assert everything(tmp_path) == before

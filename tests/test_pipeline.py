@@ -44,10 +44,10 @@ def test_a_stopped_run_goes_on_and_ends_alike(recipe: str, crawl: Path, tmp_path
     whole = pipeline.fit(settings(crawl, tmp_path / "whole", recipe=recipe))
     with pytest.raises(Stop):
         pipeline.fit(settings(crawl, tmp_path / "stopped", recipe=recipe), stop_in_training)
-    assert (tmp_path / "stopped" / "checkpoint").exists()
+    assert (tmp_path / "stopped" / "unfinished" / "learning").exists()
     resumed = pipeline.fit(settings(crawl, tmp_path / "stopped", recipe=recipe))
     pd.testing.assert_frame_equal(resumed.tables["images"], whole.tables["images"])
-    assert not (tmp_path / "stopped" / "checkpoint").exists()
+    assert not (tmp_path / "stopped" / "unfinished").exists()
 
 
 def test_the_last_fold_and_the_classifier_can_be_watched_and_are_not_disturbed(crawl: Path, tmp_path: Path) -> None:

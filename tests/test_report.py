@@ -18,9 +18,7 @@ from PIL import Image
 
 from cleanweb import charts, manifest, report, thumbnails
 from cleanweb.images import thumbnail
-from cleanweb.runfolder import RunFolder
 from cleanweb.schema import TABLES
-from cleanweb.settings import Settings
 from tests.test_cli import cleanweb
 
 HOSTILE = "<script>alert(1)</script>"
@@ -218,12 +216,6 @@ def test_fit_writes_it_and_retag_refreshes_it(run: Path, tmp_path: Path) -> None
     assert (copy / "report.html").exists()
     assert cleanweb("retag", "--keep", 0.5, "--run", copy, "--quiet")[0] == 0
     assert "retagged as" in (copy / "report.html").read_text(encoding="utf-8")
-
-
-def test_a_fresh_run_does_not_begin_with_an_old_report(tmp_path: Path) -> None:
-    (tmp_path / "report.html").write_text("old")
-    RunFolder(tmp_path).begin(Settings(source=tmp_path, out=tmp_path, fresh=True), [])
-    assert not (tmp_path / "report.html").exists()
 
 
 def test_a_run_does_not_fail_with_its_report(tmp_path: Path) -> None:

@@ -1,16 +1,17 @@
 """The run folder: nothing finished is overwritten, nothing of anybody else is touched, scores come back whole."""
 
 import contextlib
-import json
-import re
+import errno
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 
-from cleanweb.errors import RunError, UsageError
+from cleanweb.errors import MachineError, RunError, UsageError
 from cleanweb.records import NO_CLASS, UNVERIFIED, Sample, Scores
+from cleanweb.resuming import Unfinished
 from cleanweb.runfolder import RunFolder
 from cleanweb.settings import Settings, fingerprint
 
@@ -25,14 +26,14 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 
 def finished(path: Path) -> RunFolder:
     """A run folder as a finished run leaves it."""
+    path.mkdir()
     folder = RunFolder(path)
-    folder.begin(SETTINGS, SAMPLES)
     folder.save_scores(*scored(), CLASSES, None)
     for name in ("manifest.duckdb", "manifest.csv", "manifest.parquet"):
         (path / name).write_text("x")
     folder.classifier.mkdir()
     (folder.classifier / "model.safetensors").write_text("x")
-    folder.finish({"seconds": 1})
+    folder.save_record({"seconds": 1})
     return folder
 
 
@@ -52,19 +53,6 @@ def scored(n: int = 5) -> tuple[np.ndarray, Scores]:
 # --- beginning ------------------------------------------------------------------------------------------------------
 
 
-def test_a_new_folder_is_begun(tmp_path: Path):
-    folder = RunFolder(tmp_path / "deep" / "run")
-    folder.refuse_finished(False)
-    mark = folder.begin(SETTINGS, SAMPLES)
-    assert json.loads(folder.record.read_text())["fingerprint"] == mark
-    assert json.loads(folder.record.read_text())["finished"] is False
-
-
-def test_an_empty_folder_is_begun(tmp_path: Path):
-    RunFolder(tmp_path).refuse_finished(False)
-    RunFolder(tmp_path).begin(SETTINGS, SAMPLES)
-
-
 def test_a_finished_run_is_not_overwritten_unless_asked(tmp_path: Path):
     folder = finished(tmp_path / "run")
     before = tree(folder.path)
@@ -74,23 +62,14 @@ def test_a_finished_run_is_not_overwritten_unless_asked(tmp_path: Path):
     folder.refuse_finished(True)
 
 
-def test_fresh_removes_the_run_and_nothing_else(tmp_path: Path):
-    folder = finished(tmp_path / "run")
-    (folder.path / "notes.txt").write_text("mine")
-    (folder.path / "exports").mkdir()
-    (folder.path / "exports" / "trainable.csv").write_text("mine")
-    folder.refuse_finished(True)
-    folder.begin(replace(SETTINGS, fresh=True), SAMPLES)
-    assert set(tree(folder.path)) == {"run.json", "notes.txt", "exports", "exports/trainable.csv"}
-
-
 def open_folder(path: Path, fresh: bool) -> None:
     folder = RunFolder(path)
     folder.refuse_finished(fresh)
-    folder.begin(replace(SETTINGS, fresh=fresh), SAMPLES)
+    with folder.alone("fit"):
+        Unfinished(path).begin(replace(SETTINGS, fresh=fresh), SAMPLES)
 
 
-FOREIGN = ["holiday.jpg", "cache/holiday.jpg", "checkpoint/x", "manifest.json", "classifier/x"]
+FOREIGN = ["holiday.jpg", "cache/holiday.jpg", "unfinished/x", "manifest.json", "classifier/x"]
 
 
 @pytest.mark.parametrize("name", FOREIGN)
@@ -140,62 +119,6 @@ def test_a_link_into_the_crawl_is_inside_it(tmp_path: Path):
     (tmp_path / "link").symlink_to(tmp_path / "crawl" / "sub")
     with pytest.raises(UsageError):
         RunFolder(tmp_path / "link" / "run").refuse_inside(tmp_path / "crawl")
-
-
-# --- going on -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("change", [{}, {"workers": 3}, {"strict": True}, {"out": Path("elsewhere")}])
-def test_an_unfinished_run_of_the_same_goes_on(change: dict, tmp_path: Path):
-    folder = RunFolder(tmp_path / "run")
-    mark = folder.begin(SETTINGS, SAMPLES)
-    folder.checkpoint.mkdir()
-    (folder.checkpoint / "train.pt").write_text("x")
-    folder.refuse_finished(False)
-    assert folder.begin(replace(SETTINGS, **change), SAMPLES) == mark
-    assert (folder.checkpoint / "train.pt").exists()
-
-
-@pytest.mark.parametrize("change", [{"seed": 1}, {"epochs": 3}, {"method": "standard"}, {"image_size": 64}])
-def test_an_unfinished_run_with_other_settings_is_refused(change: dict, tmp_path: Path):
-    folder = RunFolder(tmp_path / "run")
-    folder.begin(SETTINGS, SAMPLES)
-    before = tree(folder.path)
-    with pytest.raises(RunError, match=r"unfinished run.*--fresh"):
-        folder.begin(replace(SETTINGS, **change), SAMPLES)
-    assert tree(folder.path) == before
-    folder.begin(replace(SETTINGS, fresh=True, **change), SAMPLES)
-
-
-@pytest.mark.parametrize(
-    "samples", [SAMPLES[:3], [*SAMPLES[:3], replace(SAMPLES[3], given_label="owl")], SAMPLES[::-1]]
-)
-def test_an_unfinished_run_of_another_crawl_is_refused(samples: list[Sample], tmp_path: Path):
-    folder = RunFolder(tmp_path / "run")
-    folder.begin(SETTINGS, SAMPLES)
-    with pytest.raises(RunError, match="another crawl"):
-        folder.begin(SETTINGS, samples)
-
-
-@pytest.mark.parametrize("record", ["", "{", "[]", "{}"])
-def test_a_damaged_record_is_refused_in_words(record: str, tmp_path: Path):
-    folder = RunFolder(tmp_path)
-    folder.record.write_text(record)
-    with pytest.raises(RunError, match=re.escape(str(tmp_path))):
-        folder.begin(SETTINGS, SAMPLES)
-
-
-def test_finishing_keeps_the_result_and_drops_the_rest(tmp_path: Path):
-    folder = RunFolder(tmp_path / "run")
-    mark = folder.begin(SETTINGS, SAMPLES)
-    for place in (folder.checkpoint, folder.cache):
-        place.mkdir()
-        (place / "x").write_text("x")
-    folder.save_scores(*scored(), CLASSES, None)
-    folder.finish({"fingerprint": mark, "seconds": 2.5, "source": Path("crawl")})
-    assert set(tree(folder.path)) == {"run.json", "scores.npz"}
-    record = json.loads(folder.record.read_text())
-    assert record == {"fingerprint": mark, "seconds": 2.5, "source": "crawl", "finished": True}
 
 
 def test_fingerprints_are_the_same_for_the_same_and_different_for_others():
@@ -253,11 +176,11 @@ def test_scores_that_were_not_written_leave_the_last_ones(tmp_path: Path, monkey
     folder.save_scores(*scored(), CLASSES, None)
     before = folder.scores.read_bytes()
 
-    def full(file: Path, **arrays: np.ndarray) -> None:
-        file.write_bytes(b"half")
-        raise OSError("No space left on device")
+    def full(stream: BinaryIO, **arrays: np.ndarray) -> None:
+        stream.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(MachineError, match="No space"):
         folder.save_scores(*scored(), CLASSES, None)
     assert folder.scores.read_bytes() == before

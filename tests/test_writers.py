@@ -150,7 +150,7 @@ def test_an_interrupted_export_leaves_nothing(name, crawl, tmp_path, monkeypatch
 @pytest.mark.parametrize("name", writers.WRITERS)
 def test_where_nothing_can_be_written(name, crawl, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(MachineError, match="cannot write"):
+    with pytest.raises(MachineError, match="Cannot write"):
         writers.write(name, crawl, tmp_path / "file" / "out", "copy", no_bytes)
 
 

@@ -11,7 +11,7 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-from cleanweb import __version__
+from cleanweb import __version__, atomic
 from cleanweb.bench.worlds import Made
 from cleanweb.errors import UsageError
 from cleanweb.settings import fingerprint
@@ -60,9 +60,7 @@ def record(made: Made, settings: Result, metrics: Result, classifier: Result, co
 def write(result: Result, file: Path) -> None:
     """Whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(file)
+    atomic.write_text(file, json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read(file: Path) -> Result:

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -197,14 +198,13 @@ def _features(trial: Trial, scored: np.ndarray, progress: Progress) -> np.ndarra
     settings, side = trial.settings, loaded_side(trial.pixels.size_px)
     samples = readers.read(settings.source, settings.labels).samples
     with tempfile.TemporaryDirectory() as scratch:
-        folder = RunFolder(scratch)
-        _, cache = pipeline.inspect(samples, folder, side, settings.workers, progress)
+        _, cache = pipeline.inspect(samples, Path(scratch), side, settings.workers, progress)
         stored = extract(
             trial.backbone.build(0),
             lambda at, size: cache.load(scored[at], size),
             len(scored),
             trial.pixels,
-            folder.cache / "features.npy",
+            Path(scratch) / "features.npy",
             trial.device,
             progress=progress,
         )

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cleanweb import machine, manifest, pipeline, plan, readers
+from cleanweb import atomic, machine, manifest, pipeline, plan, readers
 from cleanweb.bench import metrics, record
 from cleanweb.bench.record import Result
 from cleanweb.bench.worlds import Made
@@ -126,7 +126,7 @@ class CleanImages:
         self.labels = [sample.given_label for sample in samples]
         self.pixels, self.device = trial.pixels, trial.device
         size, workers = trial.pixels.size_px, trial.settings.workers
-        self.cache = pipeline.inspect(samples, RunFolder(scratch), size, workers, silent)[1]
+        self.cache = pipeline.inspect(samples, scratch, size, workers, silent)[1]
 
     @torch.inference_mode()
     def accuracy(self, predict: Callable[[Tensor], Tensor], classes: list[str]) -> float:
@@ -162,7 +162,7 @@ class Accuracies:
             return
         started, seen = time.perf_counter(), self._seen()
         seen[stage][str(epoch)] = self.test.accuracy(lambda images: method.predict(images)[0], self.classes)
-        self.file.write_text(json.dumps(seen), encoding="utf-8")
+        atomic.write_text(self.file, json.dumps(seen))
         self.seconds += time.perf_counter() - started
 
     def told(self, classes: list[str]) -> Result:

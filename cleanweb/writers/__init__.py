@@ -10,9 +10,8 @@ that embeds it, else None). Writers that hand over no images have no use for eit
 and never overwrites: a writer builds it in the `draft` of `out`.
 """
 
+import os
 import re
-import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -20,7 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TextIO
 
-from cleanweb.errors import MachineError, UsageError
+from cleanweb import atomic
+from cleanweb.errors import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,16 +102,19 @@ def draft(out: Path, folder: bool = False) -> Iterator[Path]:
     """
     out = out.absolute()
     _refuse_existing(out, folder)
-    unfinished = out.with_name(f".cleanweb-{secrets.token_hex(8)}")
+    unfinished = atomic.draft_of(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        atomic.remove_drafts(out.parent)
         try:
             yield unfinished
+            _flush(unfinished)
             _move(unfinished, out)
+            atomic.sync(out.parent)
         finally:
-            _remove(unfinished)
+            atomic.remove(unfinished)
     except OSError as error:
-        raise MachineError(f"cannot write {out}: {error.strerror or error}") from error
+        raise atomic.refused(out, error) from error
 
 
 def _refuse_existing(out: Path, folder: bool) -> None:
@@ -120,11 +123,11 @@ def _refuse_existing(out: Path, folder: bool) -> None:
         raise UsageError(f"{out} exists, and an export never overwrites; choose another --out or remove it")
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _flush(path: Path) -> None:
+    if path.is_file():
+        atomic.sync(path)
+    elif hasattr(os, "sync"):  # once for all of a folder's images: a flush each takes many times as long
+        os.sync()
 
 
 def _move(unfinished: Path, out: Path) -> None:
