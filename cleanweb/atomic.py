@@ -47,6 +47,14 @@ def write_bytes(file: Path, *parts: bytes | memoryview) -> None:
         stream.writelines(parts)
 
 
+def make_folder(folder: Path) -> None:
+    """With those above it. Raises MachineError where the disk refuses."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refused(folder, error) from error
+
+
 def write_text(file: Path, text: str) -> None:
     write_bytes(file, text.encode())
 

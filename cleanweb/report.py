@@ -45,6 +45,7 @@ def write(run: Path, out: Path | None = None) -> Path:
     root = tables["runs"]["root"].iloc[0]
     if root and target.resolve().is_relative_to(Path(root).resolve()):
         raise UsageError(f"{target} lies inside the crawl {root}, where nothing is written. Give another --out.")
+    atomic.make_folder(target.parent)
     atomic.write_text(target, render(run, tables))
     return target
 

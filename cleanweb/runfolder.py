@@ -72,10 +72,7 @@ class RunFolder:
         Raises RunError where another process works there, MachineError where the disk refuses.
         """
         new = not self.path.exists()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise atomic.refused(self.path, error) from error
+        atomic.make_folder(self.path)
         try:
             with runlock.only_one(self.path, doing):
                 atomic.remove_drafts(self.path)
