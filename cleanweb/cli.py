@@ -16,6 +16,7 @@ from cleanweb.commands.fit import fit
 from cleanweb.commands.predict import predict
 from cleanweb.commands.report import report
 from cleanweb.commands.retag import retag
+from cleanweb.commands.review import review
 from cleanweb.commands.sql import sql
 from cleanweb.usage import WIDEST, Command
 
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (fit, report, audit, sql, retag, export, predict, doctor):  # in the order of the work
+for command in (fit, report, audit, sql, review, retag, export, predict, doctor):  # in the order of the work
     app.command(cls=Command)(command)
 app.add_typer(bench, name="bench")
 

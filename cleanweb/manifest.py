@@ -1,4 +1,4 @@
-"""The manifest: everything the run has found, one row per sample. The only door to DuckDB.
+"""The manifest: everything the run has found, one row per sample. The door to DuckDB.
 
     cleanweb-run/manifest.duckdb     images · classes · epochs · runs, and views on images
     cleanweb-run/manifest.csv        images again, for a spreadsheet
@@ -14,11 +14,9 @@ Takes DataFrames, gives files, rows or a DataFrame. Never keeps a file open, nev
 images on 2 cores: 15 s to write (9 s of them the database, 110,000 rows/s), 6 s to read, 1.7 GB of memory, 560 MB on
 disk.
 
-Who writes shuts out every other process, readers too: that is DuckDB. So a change opens the file for some milliseconds,
-and everybody waits a moment for the others. A run may be named by its folder or by its manifest.duckdb.
+How the file is opened, beside others who may want it, is in `database.py`.
 """
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -27,13 +25,12 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from cleanweb import atomic
+from cleanweb.database import ADDED, FILE_FAULTS, alone, brief, connect, faults, file_of, opened
 from cleanweb.errors import MachineError, RunError, UsageError
-from cleanweb.schema import MIGRATIONS, SCHEMA_VERSION, SELECTIONS, TABLES, definition, quoted, statements
+from cleanweb.schema import SCHEMA_VERSION, SELECTIONS, TABLES, quoted, statements
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Connection = duckdb.DuckDBPyConnection  # what `opened` and `changing` give
 
 STORAGE_VERSION = "v1.0.0"  # the oldest there is: what DuckDB 2 writes by default, DuckDB 1 cannot open
 
@@ -42,16 +39,6 @@ _DRAFT = "manifest.writing"  # what unfinished files are called
 
 # An ENUM is a convenience inside the database; outside it a verdict is text.
 _IMAGES = "SELECT * REPLACE (verdict::VARCHAR AS verdict) FROM images"
-
-# A query may look at the manifest and at nothing else: no files, no network, no extensions.
-_NO_EXTENSIONS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
-_LOCKED = _NO_EXTENSIONS | {"enable_external_access": "false", "lock_configuration": "true"}
-
-PATIENCE_S = 5.0  # how long to wait for another program that has the file open
-_BUSY = ("set lock", "different configuration")  # DuckDB's words: another process, or this one, has it open otherwise
-_ADDED = {table for tables in MIGRATIONS.values() for table in tables}  # what an older manifest may lack
-
-_FILE_FAULTS = (duckdb.IOException, duckdb.InternalException, duckdb.FatalException, duckdb.SerializationException)
 
 # ---------------------------------------------------------------------------------------------------------- writing
 
@@ -66,7 +53,7 @@ def write(folder: Path, tables: Mapping[str, "pd.DataFrame"]) -> None:
     Raises ValueError where tables do not fit the schema or contradict its rules, UsageError where DuckDB cannot write
     to such a folder, MachineError where the disk refuses.
     """
-    tables = {name: empty(name) for name in _ADDED} | dict(tables)
+    tables = {name: empty(name) for name in ADDED} | dict(tables)
     frames = {name: _typed(name, frame) for name, frame in _exactly(TABLES, tables, "table").items()}
     folder = folder.resolve()
     if "?" in str(folder):  # DuckDB takes what follows for options, and loses its log file
@@ -80,9 +67,9 @@ def write(folder: Path, tables: Mapping[str, "pd.DataFrame"]) -> None:
         finally:
             _remove_drafts(folder)
     except (duckdb.ConstraintException, duckdb.ConversionException) as error:
-        raise ValueError(f"the manifest would contradict itself: {_brief(error)}") from error
+        raise ValueError(f"the manifest would contradict itself: {brief(error)}") from error
     except (duckdb.Error, OSError) as error:
-        raise MachineError(f"cannot write the manifest in {folder}: {_brief(error)}") from error
+        raise MachineError(f"cannot write the manifest in {folder}: {brief(error)}") from error
 
 
 def empty(table: str) -> "pd.DataFrame":
@@ -205,30 +192,6 @@ def _remove_drafts(folder: Path) -> None:
 
 
 @contextmanager
-def alone(run: Path) -> Iterator[None]:
-    """Keep every other cleanweb from changing this manifest, from reading what is there until a new one is written.
-
-    Raises RunError where another one does not end within `PATIENCE_S`.
-    """
-    from filelock import FileLock, Timeout
-
-    file = _file(run)
-    if not file.exists():
-        raise RunError(f"no manifest in {file.parent}; run cleanweb fit first or give --run")
-    lock = FileLock(file.parent / ".manifest.lock", is_singleton=True, timeout=PATIENCE_S)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise RunError(f"another cleanweb is writing {file}; try again when it has finished") from None
-    except OSError as error:
-        raise MachineError(f"cannot write in {file.parent}: {_brief(error)}") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
 def changing(run: Path, settle: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
     """One transaction on the manifest: on disk when it ends, nothing of it where an exception ends it.
 
@@ -245,27 +208,27 @@ def changing(run: Path, settle: bool = False) -> Iterator[duckdb.DuckDBPyConnect
             yield con
             con.execute("COMMIT")
         except (duckdb.ConstraintException, duckdb.ConversionException) as error:
-            raise ValueError(f"the manifest would contradict itself: {_brief(error)}") from error
-        except _FILE_FAULTS as error:
-            raise MachineError(f"cannot write {_file(run)}: {_brief(error)}") from error
+            raise ValueError(f"the manifest would contradict itself: {brief(error)}") from error
+        except FILE_FAULTS as error:
+            raise MachineError(f"cannot write {file_of(run)}: {brief(error)}") from error
 
 
 def settle(run: Path) -> None:
     """Write what lies in the log into the file itself."""
-    if Path(f"{_file(run)}.wal").exists():
+    if Path(f"{file_of(run)}.wal").exists():
         with changing(run, settle=True):
             pass
 
 
 def _connect_to_change(run: Path) -> duckdb.DuckDBPyConnection:
-    con = _connect(run, to_change=True)
+    con = connect(run, to_change=True)
     version = con.execute("SELECT max(schema_version) FROM runs").fetchone()[0] or SCHEMA_VERSION
     if version >= SCHEMA_VERSION:
         return con
     con.close()
     tables = {name: read(run, name) for name in TABLES}
-    write(_file(run).parent, tables | {"runs": tables["runs"].assign(schema_version=SCHEMA_VERSION)})
-    return _connect(run, to_change=True)
+    write(file_of(run).parent, tables | {"runs": tables["runs"].assign(schema_version=SCHEMA_VERSION)})
+    return connect(run, to_change=True)
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
@@ -283,7 +246,7 @@ def read(folder: Path, table: str) -> "pd.DataFrame":
         frame = con.execute(f"SELECT *{f' REPLACE ({text})' * bool(text)} FROM {table}").df()
     if list(frame.columns) != [name for name, _, _ in TABLES[table]]:
         raise RunError(
-            f"the table {table} of {_file(folder)} has not the columns of this version of cleanweb "
+            f"the table {table} of {file_of(folder)} has not the columns of this version of cleanweb "
             f"(schema {SCHEMA_VERSION}): run cleanweb fit --fresh, or use the version that wrote it"
         )
     return frame
@@ -303,7 +266,7 @@ def select(folder: Path, only: Sequence[str], where: str | None = None) -> "pd.D
     with opened(folder) as con:
         found = con.sql(f"SELECT rowid, * FROM images WHERE {condition}")
         if where:
-            with _faults(folder, f"in the condition {where!r}: "):
+            with faults(folder, f"in the condition {where!r}: "):
                 found = found.filter(where)  # one expression, or DuckDB's parser refuses it
         return found.order("rowid").project("* EXCLUDE (rowid) REPLACE (verdict::VARCHAR AS verdict)").df()
 
@@ -321,9 +284,9 @@ def query(folder: Path, sql: str, unsafe: bool = False) -> tuple[list[str], Iter
     The file is open, for reading, until the rows are used up. Raises UsageError, in DuckDB's own words, where the SQL
     is wrong, and RunError where there is no manifest.
     """
-    con = _connect(folder, unsafe=unsafe)
+    con = connect(folder, unsafe=unsafe)
     try:
-        with _faults(folder):
+        with faults(folder):
             con.execute(sql)
             names = [column[0] for column in con.description or ()]
         if not names:
@@ -335,72 +298,6 @@ def query(folder: Path, sql: str, unsafe: bool = False) -> tuple[list[str], Iter
 
 
 def _rows(folder: Path, con: duckdb.DuckDBPyConnection) -> Iterator[tuple]:
-    with closing(con), _faults(folder):
+    with closing(con), faults(folder):
         while batch := con.fetchmany(10_000):
             yield from batch
-
-
-@contextmanager
-def opened(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection that can only read, and DuckDB's errors in words."""
-    with closing(_connect(folder)) as con, _faults(folder):
-        yield con
-
-
-def _file(run: Path) -> Path:
-    return run if run.suffix == ".duckdb" and not run.is_dir() else run / "manifest.duckdb"
-
-
-def _connect(run: Path, to_change: bool = False, unsafe: bool = False) -> duckdb.DuckDBPyConnection:
-    """A connection to read, or to change; RunError in words where there is no manifest."""
-    file = _file(run)
-    try:
-        if not file.exists():
-            raise RunError(f"no manifest in {run}; run cleanweb fit first or give --run")
-        config = _NO_EXTENSIONS if to_change or unsafe else _LOCKED
-        con = _patiently(file, read_only=not to_change, config=config)
-        tables = {name for (name,) in con.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-    except (duckdb.Error, OSError) as error:
-        broken = f"cannot read {file}; if it is damaged, run cleanweb fit --fresh"
-        raise RunError(f"{broken} ({_brief(error)})") from error
-    missing = set(TABLES) - tables
-    if missing - _ADDED:
-        con.close()
-        raise RunError(f"{file} is a DuckDB file but no manifest: it has no table {min(missing - _ADDED)}")
-    for table in () if to_change else missing:
-        con.execute(f"CREATE TEMP TABLE {table} ({definition(table)})")
-    return con
-
-
-def _patiently(file: Path, **options: object) -> duckdb.DuckDBPyConnection:
-    """Open a DuckDB file, and wait a moment where others have it open."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            return duckdb.connect(str(file.absolute()), **options)
-        except duckdb.Error as error:
-            if not any(words in str(error) for words in _BUSY):
-                raise
-            if time.monotonic() > deadline:
-                how = " for writing" if options["read_only"] else ""
-                words = f"another program has {file} open{how}; close it and try again ({_brief(error)})"
-                raise RunError(words) from error
-        time.sleep(0.02)
-
-
-@contextmanager
-def _faults(folder: Path, where: str = "") -> Iterator[None]:
-    """DuckDB's errors while reading: the file's (RunError) or the SQL's (UsageError)."""
-    try:
-        yield
-    except _FILE_FAULTS as error:
-        raise RunError(
-            f"cannot read {_file(folder)}; if it is damaged, run cleanweb fit --fresh ({_brief(error)})"
-        ) from error
-    except duckdb.Error as error:
-        raise UsageError(where + _brief(error)) from error
-
-
-def _brief(error: Exception) -> str:
-    """What DuckDB says, without the extract of the statement and the stack below it."""
-    return " ".join(str(error).split("\n\n")[0].split())

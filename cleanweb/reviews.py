@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cleanweb import manifest
+from cleanweb.database import Connection
 from cleanweb.errors import UsageError
 from cleanweb.records import UNREADABLE, Verdict
 from cleanweb.schema import TABLES
@@ -28,10 +29,10 @@ _FACTS = ("sample_id", "path", "status", "given_label", "duplicate_of", "duplica
 _ROWS = f"SELECT {', '.join((*_FACTS, *CHANGED))} FROM images WHERE sample_id"
 _FEW = 20  # rows that are found faster one by one, by the index, than in one scan
 # The decisions that hold: of those on a picture and its copies the last that stands.
-_LAST = """SELECT reviews.*, coalesce(duplicate_of, sample_id) AS picture FROM reviews JOIN images USING (sample_id)
+LAST = """SELECT reviews.*, coalesce(duplicate_of, sample_id) AS picture FROM reviews JOIN images USING (sample_id)
     WHERE undone_at IS NULL QUALIFY row_number() OVER (PARTITION BY picture ORDER BY review_id DESC) = 1"""
-_CURRENT = f"""SELECT i.sample_id, review_id, who, decided_at, label, audit_id
-    FROM images i JOIN ({_LAST}) r ON coalesce(i.duplicate_of, i.sample_id) = r.picture"""
+CURRENT = f"""SELECT i.sample_id, review_id, who, decided_at, label, audit_id
+    FROM images i JOIN ({LAST}) r ON coalesce(i.duplicate_of, i.sample_id) = r.picture"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +124,13 @@ def current(run: Path) -> dict[str, Standing]:
     """The decision that holds for each sample on which, or on a copy of which, anybody has decided. Raises RunError
     where there is no manifest."""
     with manifest.opened(run) as con:
-        return {row[0]: Standing(*row[1:]) for row in con.execute(_CURRENT).fetchall()}
+        return {row[0]: Standing(*row[1:]) for row in con.execute(CURRENT).fetchall()}
 
 
 def standing(run: Path) -> list[tuple[str, str | None]]:
     """The path and label of every picture on which a decision stands; no label: none of the classes."""
     with manifest.opened(run) as con:
-        return con.execute(f"SELECT path, label FROM ({_LAST}) ORDER BY review_id").fetchall()
+        return con.execute(f"SELECT path, label FROM ({LAST}) ORDER BY review_id").fetchall()
 
 
 def mark(review_id: int | None, verdict: str, final_label: str | None) -> str:
@@ -160,7 +161,7 @@ class _Picture:
         return json.dumps(rows) if self.before is None else self.before
 
 
-def _pictures(con: manifest.Connection, sample_ids: Sequence[str]) -> dict[str, _Picture]:
+def _pictures(con: Connection, sample_ids: Sequence[str]) -> dict[str, _Picture]:
     """sample_id → its picture, for these samples and all copies of theirs."""
     kept = con.execute("SELECT DISTINCT coalesce(duplicate_of, sample_id) FROM images WHERE sample_id IN "
                        "(SELECT unnest(?::VARCHAR[]))", [list(sample_ids)]).fetchall()  # fmt: skip
@@ -179,7 +180,7 @@ def _pictures(con: manifest.Connection, sample_ids: Sequence[str]) -> dict[str, 
     return home
 
 
-def _rows(con: manifest.Connection, sample_ids: Sequence[str]) -> list[dict[str, object]]:
+def _rows(con: Connection, sample_ids: Sequence[str]) -> list[dict[str, object]]:
     if len(sample_ids) <= _FEW:
         found = [con.execute(f"{_ROWS} = ?", [key]).fetchone() for key in sample_ids]
     else:
@@ -226,7 +227,7 @@ def _decide(
         home = _pictures(con, sample_ids)
         number = con.execute("SELECT coalesce(max(review_id), 0) FROM reviews").fetchone()[0]
         labels: dict[str, str | None] = {}  # of the pictures, by their kept copies
-        rows, conflicts = [], []
+        rows, conflicts, now = [], [], _now()
         for sample_id in dict.fromkeys(sample_ids):
             if sample_id not in home:
                 raise UsageError(f"There is no sample {sample_id!r}.")
@@ -237,7 +238,7 @@ def _decide(
                 continue
             verdict = _verified(row, None, label)[1]
             number += 1
-            rows.append((number, _now(), action.who or None, sample_id, row["path"], row["verdict"], row["final_label"],
+            rows.append((number, now, action.who or None, sample_id, row["path"], row["verdict"], row["final_label"],
                          verdict, label, action.audit_id, None, picture.undecided()))  # fmt: skip
         changed = [row for key, label in labels.items() for row in home[key].decided(label)]
         _insert(con, rows)
@@ -253,12 +254,12 @@ def _allowed(row: Mapping[str, object], label: object, classes: set[str]) -> str
     return label
 
 
-def _insert(con: manifest.Connection, rows: Sequence[tuple]) -> None:
+def _insert(con: Connection, rows: Sequence[tuple]) -> None:
     if rows:
         con.execute(f"INSERT INTO reviews SELECT {_columns('reviews', _TYPES['reviews'])}", _turned(rows))
 
 
-def _update(con: manifest.Connection, rows: Sequence[tuple]) -> None:
+def _update(con: Connection, rows: Sequence[tuple]) -> None:
     """Set `CHANGED` in these rows of images: (sample_id, *values) each."""
     if rows:
         new, names = ", ".join(f"{name} = new.{name}" for name in CHANGED), ("sample_id", *CHANGED)

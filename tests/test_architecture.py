@@ -29,7 +29,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("stages", {"readers/*", "images", "duplicates", "methods/*", "train", "score", "verdict", "tables", "trusted",
                 "manifest", "writers/*", "resuming"}),
     ("what a shelf has in common", {"readers", "methods", "writers", "bench"}),
-    ("built with tools", {"network", "runfolder", "terminal", "config", "journal"}),
+    ("built with tools", {"database", "network", "runfolder", "terminal", "config", "journal"}),
     ("tools", {"settings", "machine", "divergence", "neighbours", "labelnoise", "calibration", "smallloss", "mixmatch",
                "contrastive", "twogroups", "distributed", "workers", "pixelcache", "signatures", "texttable", "charts",
                "usage", "runlock", "checkpoint"}),
@@ -49,11 +49,11 @@ TENSORS = {"methods", "methods/*", "divergence", "neighbours", "network", "small
            "pretrain", "machine", "distributed",
            "views", "features", "train", "tune", "plan", "score", "pipeline", "prediction", "bench/trial",
            "bench/rivals"}  # fmt: skip
-DATABASE = {"manifest", "readers/table", "writers/parquet"}
+DATABASE = {"database", "manifest", "readers/table", "writers/parquet"}
 # What `--help`, `export`, `sql`, `retag`, `doctor` and `review` load: no module-level import leads from here to torch.
 TORCH_FREE = {"__init__", "__main__", "run", "cli", "commands", "commands/*", "terminal", "config", "usage",
               "retagging", "doctor", "summary", "report", "thumbnails", "charts", "reviews", "carried", "review",
-              "review/*", "verdict", "tables", "trusted", "manifest", "images", "duplicates", "runfolder", "readers",
+              "review/*", "verdict", "tables", "trusted", "manifest", "database", "images", "duplicates", "runfolder", "readers",
               "readers/*", "writers", "writers/*", "bench", "bench/noise", "bench/sources", "bench/worlds",
               "bench/metrics", "bench/record", "bench/tables", "bench/commands", "audit", "audit/*", "runlock",
               "resuming", "journal", "checkpoint", "atomic"}  # fmt: skip

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import cleanweb
-from cleanweb import manifest, pipeline, reviews
+from cleanweb import database, manifest, pipeline, reviews
 from cleanweb.errors import RunError, UsageError
 from cleanweb.records import Target
 from cleanweb.retagging import retag
@@ -197,7 +197,7 @@ def test_many_at_once_do_not_lose_each_other(own):
 
 
 def test_a_reader_that_stays_is_waited_for_and_named(own, monkeypatch):
-    monkeypatch.setattr(manifest, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(database, "PATIENCE_S", 0.2)
     hold = "import duckdb, sys; con = duckdb.connect(sys.argv[1], read_only=True); print('open', flush=True); input()"
     command = [sys.executable, "-c", hold, str(own / "manifest.duckdb")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:

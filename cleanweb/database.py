@@ -1,0 +1,133 @@
+"""The manifest's DuckDB file: opened for a moment, to read or to change, while others may want it, too.
+
+Who writes shuts out every other process, readers too: that is DuckDB. So everybody opens the file for some milliseconds
+and waits a moment for the others. A run may be named by its folder or by its manifest.duckdb.
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import duckdb
+
+from cleanweb.errors import MachineError, RunError, UsageError
+from cleanweb.schema import MIGRATIONS, TABLES, definition
+
+Connection = duckdb.DuckDBPyConnection
+
+# A query may look at the manifest and at nothing else: no files, no network, no extensions.
+_NO_EXTENSIONS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+_LOCKED = _NO_EXTENSIONS | {"enable_external_access": "false", "lock_configuration": "true"}
+
+PATIENCE_S = 5.0  # how long to wait for another program that has the file open
+_BUSY = ("set lock", "different configuration")  # DuckDB's words: another process, or this one, has it open otherwise
+ADDED = {table for tables in MIGRATIONS.values() for table in tables}  # what an older manifest may lack
+
+FILE_FAULTS = (duckdb.IOException, duckdb.InternalException, duckdb.FatalException, duckdb.SerializationException)
+
+
+@contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Keep every other cleanweb from changing this manifest, from reading what is there until a new one is written.
+
+    Raises RunError where another one does not end within `PATIENCE_S`.
+    """
+    from filelock import FileLock, Timeout
+
+    file = file_of(run)
+    if not file.exists():
+        raise RunError(f"no manifest in {file.parent}; run cleanweb fit first or give --run")
+    lock = FileLock(file.parent / ".manifest.lock", is_singleton=True, timeout=PATIENCE_S)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunError(f"another cleanweb is writing {file}; try again when it has finished") from None
+    except OSError as error:
+        raise MachineError(f"cannot write in {file.parent}: {brief(error)}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def opened(
+    folder: Path, limit_s: float | None = None, memory: str | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection that can only read, and DuckDB's errors in words. limit_s, memory ("1GB"): for what people ask, who
+    may ask too much: UsageError where it takes more."""
+    limits = {} if memory is None else {"memory_limit": memory, "temp_directory": ""}
+    with closing(connect(folder, limits=limits)) as con, faults(folder):
+        timer = None if limit_s is None else threading.Timer(limit_s, con.interrupt)
+        try:
+            if timer is not None:
+                timer.start()
+            yield con
+        except duckdb.InterruptException:
+            raise UsageError(f"This took more than {limit_s:g} s. Ask for less.") from None
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+
+def file_of(run: Path) -> Path:
+    return run if run.suffix == ".duckdb" and not run.is_dir() else run / "manifest.duckdb"
+
+
+def connect(
+    run: Path, to_change: bool = False, unsafe: bool = False, limits: Mapping[str, str] | None = None
+) -> duckdb.DuckDBPyConnection:
+    """A connection to read, or to change; RunError in words where there is no manifest."""
+    file = file_of(run)
+    try:
+        if not file.exists():
+            raise RunError(f"no manifest in {run}; run cleanweb fit first or give --run")
+        config = (_NO_EXTENSIONS if to_change or unsafe else _LOCKED) | dict(limits or {})
+        con = _patiently(file, read_only=not to_change, config=config)
+        tables = {name for (name,) in con.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+    except (duckdb.Error, OSError) as error:
+        broken = f"cannot read {file}; if it is damaged, run cleanweb fit --fresh"
+        raise RunError(f"{broken} ({brief(error)})") from error
+    missing = set(TABLES) - tables
+    if missing - ADDED:
+        con.close()
+        raise RunError(f"{file} is a DuckDB file but no manifest: it has no table {min(missing - ADDED)}")
+    for table in () if to_change else missing:
+        con.execute(f"CREATE TEMP TABLE {table} ({definition(table)})")
+    return con
+
+
+def _patiently(file: Path, **options: object) -> duckdb.DuckDBPyConnection:
+    """Open a DuckDB file, and wait a moment where others have it open."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return duckdb.connect(str(file.absolute()), **options)
+        except duckdb.Error as error:
+            if not any(words in str(error) for words in _BUSY):
+                raise
+            if time.monotonic() > deadline:
+                how = " for writing" if options["read_only"] else ""
+                words = f"another program has {file} open{how}; close it and try again ({brief(error)})"
+                raise RunError(words) from error
+        time.sleep(0.02)
+
+
+@contextmanager
+def faults(folder: Path, where: str = "") -> Iterator[None]:
+    """DuckDB's errors while reading: the file's (RunError) or the SQL's (UsageError)."""
+    try:
+        yield
+    except FILE_FAULTS as error:
+        raise RunError(
+            f"cannot read {file_of(folder)}; if it is damaged, run cleanweb fit --fresh ({brief(error)})"
+        ) from error
+    except duckdb.Error as error:
+        raise UsageError(where + brief(error)) from error
+
+
+def brief(error: Exception) -> str:
+    """What DuckDB says, without the extract of the statement and the stack below it."""
+    return " ".join(str(error).split("\n\n")[0].split())
