@@ -53,8 +53,8 @@ DATABASE = {"database", "manifest", "readers/table", "writers/parquet"}
 # What `--help`, `export`, `sql`, `retag`, `doctor` and `review` load: no module-level import leads from here to torch.
 TORCH_FREE = {"__init__", "__main__", "run", "cli", "commands", "commands/*", "terminal", "config", "usage",
               "retagging", "doctor", "summary", "report", "thumbnails", "charts", "reviews", "carried", "review",
-              "review/*", "verdict", "tables", "trusted", "manifest", "database", "images", "duplicates", "runfolder", "readers",
-              "readers/*", "writers", "writers/*", "bench", "bench/noise", "bench/sources", "bench/worlds",
+              "review/*", "verdict", "tables", "trusted", "manifest", "database", "images", "duplicates", "runfolder",
+              "readers", "readers/*", "writers", "writers/*", "bench", "bench/noise", "bench/sources", "bench/worlds",
               "bench/metrics", "bench/record", "bench/tables", "bench/commands", "audit", "audit/*", "runlock",
               "resuming", "journal", "checkpoint", "atomic"}  # fmt: skip
 PRINTS = {"cli", "terminal", "commands", "commands/*", "bench/commands"}  # others use `logging` and callbacks
