@@ -1,7 +1,7 @@
 """The manifest: everything the run has found, one row per sample. The door to DuckDB.
 
     cleanweb-run/manifest.duckdb     images · classes · epochs · runs, and views on images
-    cleanweb-run/manifest.csv        images again, for a spreadsheet
+    cleanweb-run/manifest.csv        images again, for a spreadsheet: no text in it runs as a formula (`spreadsheet.py`)
     cleanweb-run/manifest.parquet    images again, for pandas, Spark, polars …
 
 What the tables are, `schema.py` says. The file has DuckDB's storage version 1.0.0, which every DuckDB since 1.0 opens.
@@ -28,6 +28,7 @@ from cleanweb import atomic
 from cleanweb.database import ADDED, FILE_FAULTS, alone, brief, connect, faults, file_of, opened
 from cleanweb.errors import MachineError, RunError, UsageError
 from cleanweb.schema import SCHEMA_VERSION, SELECTIONS, TABLES, quoted, statements
+from cleanweb.spreadsheet import guarded_sql
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,8 +38,8 @@ STORAGE_VERSION = "v1.0.0"  # the oldest there is: what DuckDB 2 writes by defau
 _FILES = ("manifest.csv", "manifest.parquet", "manifest.duckdb")  # published in this order: the one that counts last
 _DRAFT = "manifest.writing"  # what unfinished files are called
 
-# An ENUM is a convenience inside the database; outside it a verdict is text.
-_IMAGES = "SELECT * REPLACE (verdict::VARCHAR AS verdict) FROM images"
+_IMAGES = "SELECT * REPLACE (verdict::VARCHAR AS verdict) FROM images"  # outside the database a verdict is text
+_GUARDED = guarded_sql(_IMAGES, (name for name, sql_type, _ in TABLES["images"] if sql_type.startswith("VARCHAR")))
 
 # ---------------------------------------------------------------------------------------------------------- writing
 
@@ -150,10 +151,9 @@ def _draft(folder: Path, frames: dict[str, "pd.DataFrame"]) -> None:
             con.execute(f"INSERT INTO {name} SELECT {', '.join(map(_stored, TABLES[name]))} FROM frame")
             con.unregister("frame")
         _check_duplicates(con)
-        con.execute(f"COPY ({_IMAGES}) TO {quoted(draft + '.csv')} (FORMAT csv, HEADER)")
+        con.execute(f"COPY ({_GUARDED}) TO {quoted(draft + '.csv')} (FORMAT csv, HEADER)")
         con.execute(f"COPY ({_IMAGES}) TO {quoted(draft + '.parquet')} (FORMAT parquet, COMPRESSION zstd)")
-        con.execute("USE memory")
-        con.execute("DETACH manifest")  # writes the log into the file and removes it
+        con.execute("USE memory; DETACH manifest")  # writes the log into the file and removes it
 
 
 def _stored(column: tuple[str, str, str]) -> str:

@@ -92,19 +92,18 @@ class Run:
 
     def export(
         self, out: Path | str, format: str = "csv", *, only: Sequence[str] = ("trainable",), where: str | None = None,
-        link: str = "copy",
+        link: str = "copy", split: str | None = None, seed: int = 0, relabel: bool = True,
     ) -> int:  # fmt: skip
         """Hand over the images that `only` and `where` select, as in `images`, and what else `cleanweb export` takes.
 
         Gives how many were written: files that cannot be read are left out. Raises UsageError where `out` exists, lies
         inside the crawl, or a choice is wrong; MachineError where the disk refuses.
         """
-        from cleanweb import manifest, readers, writers
+        from cleanweb import exporting
 
-        rows, root = manifest.select(self.folder, only, where), Path(self.table("runs")["root"].iloc[0])
-        if Path(out).resolve().is_relative_to(root.resolve()):
-            raise UsageError(f"{out} lies inside the crawl {root}, where nothing is written. Choose another place.")
-        return writers.write(format, rows, Path(out), link, readers.read_bytes)
+        return exporting.export(
+            self.folder, format, Path(out), only=only, where=where, link=link, split=split, seed=seed, relabel=relabel
+        ).written
 
     def report(self, out: Path | str | None = None) -> Path:
         """Write the report, one HTML file; gives its path. out: default: report.html in the run folder, replaced.

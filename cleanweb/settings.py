@@ -17,7 +17,8 @@ PAPER_RECIPES = ("paper", "paper-c", "paper-ci", "paper-cio")  # Jo-SRC as print
 CONTRASTS = ("self", "sup")  # contrastive pre-training without labels and with the given ones; CoDiM's variants
 RECIPE_NAMES = ("auto", *PAPER_RECIPES, "snc", *CONTRASTS)  # snc: Jo-SNC, the authors' successor
 ONLY = ("clean", "relabeled", "ood", "unusable", "trainable")
-FORMATS = ("csv", "parquet", "imagefolder")
+FORMATS = ("csv", "jsonl", "parquet", "imagefolder", "huggingface", "webdataset", "yolo", "coco", "fiftyone",
+           "labelstudio")  # fmt: skip
 LINKS = ("copy", "hardlink", "symlink")
 
 # The default backbones: permissive licences, small enough for the device they are for.

@@ -1,8 +1,8 @@
 """A table that is text (CSV, TSV, JSON lines, JSON) → its columns and records; what is wrong is told with its line.
 
-CSV is read by Python's csv module in its strict mode. Lines are read as they are worked off, so that a table of any
-size takes little memory; JSON lines are read twice, first for the names of their columns. Only a JSON array is held
-whole.
+CSV is read by Python's csv module in its strict mode; in cleanweb's own, text that was guarded against spreadsheets is
+what it was before. Lines are read as they are worked off, so that a table of any size takes little memory; JSON lines
+are read twice, first for the names of their columns. Only a JSON array is held whole.
 """
 
 import codecs
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cleanweb.errors import CrawlError
+from cleanweb.spreadsheet import is_guarded, unguard
 
 LONGEST = (
     4 << 20
@@ -95,6 +96,7 @@ def _head(table: Path) -> str:
 def _delimited(table: Path, delimiter: str) -> tuple[list[str], Iterator[list[str]]]:
     records = _records(_lines(table), delimiter, table)
     header = [name.strip() for name in next(records)[1]]
+    guarded = is_guarded(header)
 
     def checked() -> Iterator[list[str]]:
         for line, record in records:
@@ -103,7 +105,7 @@ def _delimited(table: Path, delimiter: str) -> tuple[list[str], Iterator[list[st
                     f"{table}, line {line}: {len(record)} fields, but the first line names {len(header)} columns. "
                     f'Put "quotes" around fields that contain {delimiter!r}.'
                 )
-            yield record
+            yield [unguard(cell) for cell in record] if guarded else record
 
     return header, checked()
 

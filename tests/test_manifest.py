@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cleanweb import atomic, manifest, schema
+from cleanweb import atomic, manifest, schema, spreadsheet
 from cleanweb.errors import MachineError, RunError, UsageError
 from cleanweb.records import Verdict
 
@@ -94,6 +94,16 @@ def test_text_survives(tmp_path, images):
     assert rows(tmp_path, f"SELECT {', '.join(names)} FROM images ORDER BY rowid") == expected
     parquet = duckdb.execute(f"SELECT {', '.join(names)} FROM read_parquet('{tmp_path / 'manifest.parquet'}')")
     assert parquet.fetchall() == expected
+
+
+def test_no_text_of_the_csv_runs_in_a_spreadsheet_and_every_one_comes_back(tmp_path):
+    labels = ["=cmd|' /C calc'!A0", "-rf", "'=x", "\t@x", "cat"]
+    manifest.write(tmp_path, tables(*({"path": f"+{i}.jpg", "given_label": label, "final_label": label}
+                                      for i, label in enumerate(labels))))  # fmt: skip
+    table = pd.read_csv(tmp_path / "manifest.csv", dtype=str, keep_default_na=False)
+    assert not table.map(lambda cell: cell.startswith(("=", "+", "-", "@", "\t"))).any(axis=None)
+    assert table.given_label.map(spreadsheet.unguard).tolist() == labels
+    assert manifest.read(tmp_path, "images").given_label.tolist() == labels
 
 
 def test_csv_and_parquet_say_the_same_as_the_database(run):

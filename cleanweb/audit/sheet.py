@@ -7,9 +7,7 @@ first. The sheet says nothing of the verdicts.
 from importlib import import_module
 from pathlib import Path
 
-import pandas as pd
-
-from cleanweb import manifest, writers
+from cleanweb import manifest, spreadsheet, writers
 from cleanweb.audit import Answer, Audit
 from cleanweb.audit.statement import CLASS, NONE, UNSURE
 from cleanweb.errors import CrawlError, UsageError
@@ -29,8 +27,9 @@ def write(run: Path, audit: Audit, out: Path) -> None:
     rows = audit.rows
     label = rows["shown_label"].astype(object).where(rows["answer"].isin([CLASS, NONE]), CANNOT_TELL)
     with writers.draft(out) as file, file.open("w", encoding="utf-8", newline="") as stream:
-        columns = ["path", "offered_first", "offered_second"]
-        writers.to_csv(pd.concat([rows[columns[:1]], label.rename("label"), rows[columns[1:]]], axis=1), stream)
+        columns = ["path", "label", "offered_first", "offered_second"]
+        table = rows.assign(label=label)
+        spreadsheet.write(columns, zip(*(writers.values(table[name]) for name in columns), strict=True), stream)
 
 
 def read(run: Path, audit: Audit, table: Path) -> dict[str, Answer]:

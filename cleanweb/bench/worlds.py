@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
-from cleanweb import readers, writers
+from cleanweb import readers, spreadsheet, writers
 from cleanweb.bench import noise
 from cleanweb.bench.sources import Source, stream
 from cleanweb.errors import UsageError
@@ -262,7 +262,7 @@ def _pixels(file: Path) -> np.ndarray:
 
 def _write_table(table: pd.DataFrame, file: Path) -> None:
     with file.open("x", encoding="utf-8", newline="") as text:
-        writers.to_csv(table, text)
+        spreadsheet.write(table.columns, table.itertuples(index=False), text, guarded=False)
 
 
 # --- reading --------------------------------------------------------------------------------------------------------

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from cleanweb.commands import JsonOption, RunOption
-from cleanweb.errors import UsageError
+from cleanweb.commands import JsonOption, Quiet, RunOption, Verbose
 from cleanweb.settings import DEFAULT_RUN, FORMATS, LINKS, ONLY
-from cleanweb.terminal import choice, plain, words_for_errors
+from cleanweb.terminal import choice, plain, showing_progress, words_for_errors
 
 Only = choice("Only", ONLY)
 Format = choice("Format", FORMATS)
@@ -18,40 +17,62 @@ Link = choice("Link", LINKS)
 
 
 def export(
-    only: Annotated[list[Only] | None, typer.Option(help="What to hand over; repeatable. Default: trainable.")] = None,
-    format: Annotated[Format, typer.Option("--format", "-f", help="csv, parquet, or a folder per label.")] = Format.csv,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to; - is stdout (csv). Never overwritten."
-                                                " Default: a new name in the run folder.")] = None,
-    link: Annotated[Link, typer.Option(help="How imagefolder gets its files.")] = Link.copy,
-    where: Annotated[str | None, typer.Option(help="Also: an SQL condition on images, as confidence > 0.9.")] = None,
+    only: Annotated[
+        list[Only] | None, typer.Option(help="What to hand over; repeatable. Default: trainable.")
+    ] = None,
+    format: Annotated[
+        Format, typer.Option("--format", "-f", help="A table, a folder of images, or a list for a tool.")
+    ] = Format.csv,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="PATH", help="Where to; - is stdout (csv, jsonl). Never overwritten. "
+                     "Default: a new name in the run folder."),
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="SQL", help="Also: a condition on images, as confidence > 0.9.")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="SHARES", help="As train=0.9,val=0.1: class by class, copies of a picture together. yolo "
+                     "has these by default."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another split.")] = 0,
+    relabel: Annotated[
+        bool,
+        typer.Option("--relabel/--no-relabel", help="Relabeled images get the suggested label, or keep the given one. "
+                     "To leave them out: --only clean."),
+    ] = True,
+    link: Annotated[Link, typer.Option(help="How imagefolder, huggingface and yolo get their files.")] = Link.copy,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")] = False,
     run: RunOption = Path(DEFAULT_RUN),
     as_json: JsonOption = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
 ) -> None:  # fmt: skip
-    """Hand over a part of the manifest: a table of paths and labels, or the images themselves."""
-    with words_for_errors():
-        from cleanweb import manifest, readers, writers
+    """Hand over a part of the manifest, as other tools read it.
+
+    Tables of paths and labels: csv, jsonl, parquet. The images: imagefolder, huggingface, webdataset, yolo. Where the
+    images lie, with their labels: coco, fiftyone, labelstudio.
+
+    \b
+    Examples:
+      cleanweb export --only clean                         a table of what is good
+      cleanweb export -f imagefolder --link hardlink       a folder per class, without copies
+      cleanweb export -f huggingface --split train=0.9,val=0.1
+      cleanweb export -f labelstudio --where needs_review  for people to look at
+    """
+    to_stdout = str(out) == "-"
+    with words_for_errors(), showing_progress(quiet or as_json or to_stdout) as progress:
+        from cleanweb import exporting
 
         names = [str(name) for name in only or ["trainable"]]
-        rows = manifest.select(run, names, where)
-        if str(out) == "-":
-            if format != Format.csv:
-                raise UsageError("Only --format csv can be written to stdout.")
-            writers.load("csv").write_stream(rows, sys.stdout)
-            return
-        target = out or _new_name(run, names, writers.load(str(format)).SUFFIX)
-        root = Path(manifest.read(run, "runs")["root"].iloc[0])
-        if target.resolve().is_relative_to(root.resolve()):
-            raise UsageError(f"{target} lies inside the crawl {root}, where nothing is written. Give another --out.")
-        written = writers.write(str(format), rows, target, str(link), readers.read_bytes)
-    if as_json:
-        typer.echo(json.dumps({"written": written, "selected": len(rows), "out": str(target)}))
-        return
-    typer.echo(plain(f"{target}: {written:,} of {len(rows):,} images ({', '.join(names)})."))
-    if written < len(rows):
-        typer.echo(f"{len(rows) - written:,} were left out: their files are missing or unreadable.", err=True)
-
-
-def _new_name(run: Path, names: list[str], suffix: str) -> Path:
-    stem = f"export-{'-'.join(names)}"
-    candidates = (run / f"{stem}{n}{suffix}" for n in ("", *(f"-{i}" for i in range(2, 10_000))))
-    return next(path for path in candidates if not path.exists())
+        done = exporting.export(
+            run, str(format), None if to_stdout else out, only=names, where=where, split=split, seed=seed,
+            relabel=relabel, link=str(link), dry_run=dry_run, progress=progress,
+            stream=sys.stdout if to_stdout else None,
+        )  # fmt: skip
+    if as_json and not to_stdout:
+        typer.echo(json.dumps(done.to_json() | {"dry_run": dry_run}, ensure_ascii=False))
+    elif not quiet:
+        for line in done.lines(", ".join(names), dry_run):
+            typer.echo(plain(line), err=to_stdout)

@@ -166,6 +166,13 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def on_disk(file: str) -> Path:
+    """The file of that `printable` name."""
+    if os.path.exists(file):  # noqa: PTH110 (Path.exists raises where a name is too long or holds a NUL)
+        return Path(file)
+    return Path(re.sub(r"\\udc([89a-f][0-9a-f])", lambda byte: chr(0xDC00 + int(byte[1], 16)), file))
+
+
 def count(n: int, singular: str, plural: str) -> str:
     """3, "row names", "rows name" → "3 rows name"."""
     return f"{n:,} {singular if n == 1 else plural}"

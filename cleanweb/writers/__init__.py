@@ -2,49 +2,98 @@
 
 A writer is a module, named once in `WRITERS`, with
 
-    SUFFIX                               what its files end in, "" for a folder
-    write(rows, out, link, read_bytes)   writes rows of the manifest's images to `out`, returns how many it wrote
+    SUFFIX            what its files end in, "" for a folder
+    LABELLED          whether it can hand over labelled images only; others are left out before it is called
+    SPLIT             if it needs the images split: how, where nothing is asked for
+    check(export)     if not everything suits it: raises UsageError before anything is written
+    write(export)     writes the rows of an `Export` to its `out`, returns how many of them it wrote
 
-where `link` is one of `LINKS` and `read_bytes(file, row)` gives the bytes of an image (row: its row in the Parquet file
-that embeds it, else None). Writers that hand over no images have no use for either. An export is complete or absent,
-and never overwrites: a writer builds it in the `draft` of `out`.
+A writer of a table writes every row. Any other writes the images that `export.readable()` yields, files or bytes from
+Parquet, and leaves out the rest. An export is complete or absent, and never overwrites: a writer builds it in the
+`draft` of `out`. What images and labels are called comes from the web: no text of theirs becomes a path but through
+`safenames`.
 """
 
-import os
-import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NamedTuple
 
-from cleanweb import atomic
+from cleanweb.drafts import draft as draft
 from cleanweb.errors import UsageError
+from cleanweb.placing import LINKS
+from cleanweb.records import Progress, silent
 
 if TYPE_CHECKING:
     import pandas as pd
 
 WRITERS: dict[str, str] = {
     "csv": "cleanweb.writers.csv",
+    "jsonl": "cleanweb.writers.jsonl",
     "parquet": "cleanweb.writers.parquet",
     "imagefolder": "cleanweb.writers.imagefolder",
+    "huggingface": "cleanweb.writers.huggingface",
+    "webdataset": "cleanweb.writers.webdataset",
+    "yolo": "cleanweb.writers.yolo",
+    "coco": "cleanweb.writers.coco",
+    "fiftyone": "cleanweb.writers.fiftyone",
+    "labelstudio": "cleanweb.writers.labelstudio",
 }
+TABLES = ("csv", "jsonl", "parquet")  # they name images and hand over none
 
-LINKS = ("copy", "hardlink", "symlink")  # how images get into an exported folder
+# The columns of an exported table; `split` is there only where the images are split.
+COLUMNS = ("path", "label", "split", "verdict", "given_label", "confidence", "sample_id", "file", "row_in_file")
 
-ReadBytes = Callable[[str, int | None], bytes]
+# The position of a row, and its image: the file, or the bytes where Parquet embeds it. Only those that can be read.
+Contents = Iterator[tuple[int, Path | bytes]]
 
-# The columns of an exported table, and what they are called in the manifest.
-COLUMNS = {
-    "path": "path",
-    "label": "final_label",
-    "verdict": "verdict",
-    "given_label": "given_label",
-    "confidence": "confidence",
-    "sample_id": "sample_id",
-    "file": "file",
-}
+
+class Image(NamedTuple):
+    """One row, as a writer of images sees it; None where there is no value."""
+
+    sample_id: str
+    path: str
+    label: str | None
+    split: str | None
+    verdict: str
+    given_label: str | None
+    confidence: float | None
+    format: str | None
+    width: int | None
+    height: int | None
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is handed over, where to, and how."""
+
+    rows: "pd.DataFrame"  # of the manifest's images, with the columns `label` and `split`: see `labelled`
+    out: Path
+    link: str = "copy"
+    contents: "Callable[[pd.DataFrame], Contents]" = field(default=lambda rows: iter(()))
+    progress: Progress = silent
+    splits: tuple[str, ...] = ()  # the names of the splits, empty ones too; none where the images are not split
+
+    def images(self) -> list[Image]:
+        """The rows in their order."""
+        rows = self.rows.assign(confidence=[*map(_rounded, values(self.rows["confidence"]))])
+        return [Image(*row) for row in zip(*(values(rows[name]) for name in Image._fields), strict=True)]
+
+    def readable(self) -> Contents:
+        """The position of every row whose image can be read, with the image, in whatever order is fast."""
+        total = len(self.rows)
+        for done, item in enumerate(self.contents(self.rows), 1):
+            yield item
+            self.progress("export", done, total)
+
+
+class Written(NamedTuple):
+    """What became of an export's rows."""
+
+    images: int
+    left_out: dict[str, int]  # why, in words, and how many
 
 
 def load(name: str) -> ModuleType:
@@ -54,93 +103,57 @@ def load(name: str) -> ModuleType:
     return import_module(WRITERS[name])
 
 
-def write(format: str, rows: "pd.DataFrame", out: Path, link: str, read_bytes: ReadBytes) -> int:
-    """Write rows of the manifest's images as `format`; returns how many were written.
+def write(format: str, export: Export) -> Written:
+    """Write an export as `format`.
 
     Raises UsageError for an unknown format or link, and where `out` exists; MachineError where the disk refuses.
     """
+    writer, suited, left_out = suit(format, export)
+    written = writer.write(suited)
+    if written < len(suited.rows):
+        left_out["missing or unreadable"] = len(suited.rows) - written
+    return Written(written, left_out)
+
+
+def suit(format: str, export: Export) -> tuple[ModuleType, Export, dict[str, int]]:
+    """The writer, the export without the rows that it cannot take, and how many those are, by reason."""
     writer = load(format)
-    if link not in LINKS:
-        raise UsageError(f"unknown link {link!r}; choose from {', '.join(LINKS)}")
-    return writer.write(rows, out, link, read_bytes)
+    if export.link not in LINKS:
+        raise UsageError(f"unknown link {export.link!r}; choose from {', '.join(LINKS)}")
+    if hasattr(writer, "check"):
+        writer.check(export)
+    unlabelled = export.rows["label"].isna()
+    if not writer.LABELLED or not unlabelled.any():
+        return writer, export, {}
+    return writer, replace(export, rows=export.rows[~unlabelled]), {"of no class": int(unlabelled.sum())}
 
 
-def table(rows: "pd.DataFrame") -> "pd.DataFrame":
-    """Rows of the manifest's images as a table of labels, with `COLUMNS`."""
-    return rows[list(COLUMNS.values())].set_axis(list(COLUMNS), axis=1)
+def labelled(rows: "pd.DataFrame", relabel: bool = True) -> "pd.DataFrame":
+    """Rows of the manifest's images with the column `label`, and an empty `split`. The label is the final one; where
+    not relabel, relabeled images keep the one they were given."""
+    label = rows["final_label"]
+    if not relabel:
+        label = label.mask(rows["verdict"] == "relabeled", rows["given_label"])
+    integers = {name: rows[name].astype("Int64") for name in ("row_in_file", "width", "height")}
+    return rows.assign(label=label, split=None, **integers)
+
+
+def columns(rows: "pd.DataFrame") -> list[str]:
+    """Those of `COLUMNS` that a table of these rows has."""
+    return [name for name in COLUMNS if name != "split" or rows["split"].notna().any()]
+
+
+def table(rows: "pd.DataFrame") -> tuple[list[str], Iterator[tuple]]:
+    """The rows as a table of labels: its columns, and its rows of text, int, float (6 digits) and None."""
+    names = columns(rows)
+    rows = rows.assign(confidence=[*map(_rounded, values(rows["confidence"]))])
+    return names, zip(*(values(rows[name]) for name in names), strict=True)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")  # what float32 holds for sure
 
 
 def values(column: "pd.Series") -> list:
-    """The column's values, None where there is none (pandas knows None, NaN, NaT and NA)."""
-    return [None if gone else value for value, gone in zip(column, column.isna(), strict=True)]
-
-
-def to_csv(frame: "pd.DataFrame", stream: TextIO) -> None:
-    """Write a table as CSV: a comma, a line feed, quotes where a cell needs them, an empty cell for no value.
-
-    The csv module leaves a carriage return unquoted before Python 3.13, and pandas then reads it as the end of a line.
-    A cell that a spreadsheet would take for a formula is left as it is: labels must survive the journey.
-    """
-    stream.write(",".join(map(_cell, frame.columns)) + "\n")
-    for row in zip(*(values(frame[name]) for name in frame.columns), strict=True):
-        stream.write(",".join(map(_cell, row)) + "\n")
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return '"' + text.replace('"', '""') + '"' if re.search(r'[",\r\n]', text) else text
-
-
-@contextmanager
-def draft(out: Path, folder: bool = False) -> Iterator[Path]:
-    """A free path beside `out`, to build a file (or folder) at. It becomes `out` if all goes well, and vanishes if not.
-
-    An empty folder that stands where a folder shall be is used. Raises UsageError where anything else stands there,
-    MachineError where the disk refuses.
-    """
-    out = out.absolute()
-    _refuse_existing(out, folder)
-    unfinished = atomic.draft_of(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        atomic.remove_drafts(out.parent)
-        try:
-            yield unfinished
-            _flush(unfinished)
-            _move(unfinished, out)
-            atomic.sync(out.parent)
-        finally:
-            atomic.remove(unfinished)
-    except OSError as error:
-        raise atomic.refused(out, error) from error
-
-
-def _refuse_existing(out: Path, folder: bool) -> None:
-    usable = folder and out.is_dir() and not out.is_symlink() and not any(out.iterdir())
-    if (out.exists() or out.is_symlink()) and not usable:
-        raise UsageError(f"{out} exists, and an export never overwrites; choose another --out or remove it")
-
-
-def _flush(path: Path) -> None:
-    if path.is_file():
-        atomic.sync(path)
-    elif hasattr(os, "sync"):  # once for all of a folder's images: a flush each takes many times as long
-        os.sync()
-
-
-def _move(unfinished: Path, out: Path) -> None:
-    """Rename, but never onto anything: `out` may have come into being since we looked."""
-    if unfinished.is_dir():
-        if out.is_dir():
-            out.rmdir()  # the empty folder; fails on any other
-        unfinished.rename(out)  # no folder is ever renamed onto a file, nor onto a folder that holds something
-        return
-    try:
-        out.hardlink_to(unfinished)  # unlike a rename, fails where `out` exists
-    except FileExistsError:
-        _refuse_existing(out, folder=False)
-    except OSError:  # a file system without hard links
-        _refuse_existing(out, folder=False)
-        unfinished.rename(out)
+    """The column's values as Python's, None where there is none (pandas knows None, NaN, NaT and NA)."""
+    return [None if gone else value for value, gone in zip(column.tolist(), column.isna(), strict=True)]

@@ -1,0 +1,163 @@
+"""Hand over a part of a run: select, relabel, split, write."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from cleanweb import manifest, readers, splits, writers
+from cleanweb.drafts import refuse_existing
+from cleanweb.errors import CrawlError, UsageError
+from cleanweb.records import Progress, silent
+from cleanweb.safenames import TORCHVISION_SUFFIXES, image_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STREAMED = ("csv", "jsonl")  # what can be written to standard output
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was handed over, or would be."""
+
+    out: Path | None  # None: standard output
+    selected: int  # images
+    written: int
+    left_out: dict[str, int]  # why, in words, and how many
+    splits: dict[str, int] = field(default_factory=dict)  # how many images were meant for each
+    notes: tuple[str, ...] = ()  # what a person should know, a line each
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self) | {"out": None if self.out is None else str(self.out)}
+
+    def lines(self, what: str, dry_run: bool = False) -> list[str]:
+        """What a person wants to read. what: of which images this is."""
+        where = "standard output" if self.out is None else str(self.out)
+        would = " would be written, and nothing is" if dry_run else ""
+        lines = [f"{where}: {self.written:,} of {self.selected:,} images ({what}){would}."]
+        if self.splits:
+            lines.append(f"Splits: {', '.join(f'{name} {n:,}' for name, n in self.splits.items())}.")
+        lines += [f"{n:,} left out: {why}." for why, n in self.left_out.items()]
+        return [*lines, *self.notes]
+
+
+def export(
+    run: Path, format: str = "csv", out: Path | None = None, *, only: Sequence[str] = ("trainable",),
+    where: str | None = None, split: str | None = None, seed: int = 0, relabel: bool = True, link: str = "copy",
+    dry_run: bool = False, progress: Progress = silent, stream: TextIO | None = None,
+) -> Exported:  # fmt: skip
+    """Write the images of a run that `only` (`schema.SELECTIONS`) and the SQL condition `where` select.
+
+    out: a file or a folder that is not there yet; by default a new name in the run folder. stream: written to in its
+    place. split: as in `splits.parse`. relabel: relabeled images get the suggested label, else they keep the given one.
+    dry_run: say what would be written, and write nothing. Raises UsageError and RunError in words to act on.
+    """
+    split = split or getattr(writers.load(format), "SPLIT", None)
+    shares = splits.parse(split) if split else {}
+    rows = _split(writers.labelled(manifest.select(run, only, where), relabel), shares, seed)
+    if stream is not None:
+        if format not in STREAMED:
+            raise UsageError(f"Only --format {' and '.join(STREAMED)} can be written to standard output.")
+        out = Path(os.devnull)
+    out = out or new_name(run, only, writers.load(format).SUFFIX)
+    if stream is None:
+        _refuse_inside(out, Path(manifest.read(run, "runs")["root"].iloc[0]))
+    asked = writers.Export(rows, out, link, contents, progress, tuple(shares))
+    if stream is not None and not dry_run:
+        writers.load(format).write_stream(asked, stream)
+        done = writers.Written(len(rows), {})
+    else:
+        done = _foreseen(format, asked) if dry_run else writers.write(format, asked)
+    counts = Counter(writers.suit(format, asked)[1].rows["split"])
+    return Exported(None if stream else out, len(rows), done.images, done.left_out, {s: counts[s] for s in shares},
+                    tuple(_notes(format, rows)))  # fmt: skip
+
+
+def new_name(run: Path, only: Iterable[str], suffix: str) -> Path:
+    """A name in the run folder that is free."""
+    stem = f"export-{'-'.join(only)}"
+    candidates = (run / f"{stem}{n}{suffix}" for n in ("", *(f"-{i}" for i in range(2, 10_000))))
+    return next(path for path in candidates if not path.exists() and not path.is_symlink())
+
+
+def contents(rows: "pd.DataFrame") -> writers.Contents:
+    """The position of every row whose image can be opened, with its file, or its bytes where Parquet embeds it.
+
+    Single files come in order, then the Parquet files one after the other, each read once from its first row to its
+    last.
+    """
+    embedded: dict[str, dict[int, list[int]]] = {}
+    places = zip(writers.values(rows["file"]), writers.values(rows["row_in_file"]), strict=True)
+    for position, (file, row) in enumerate(places):
+        if row is not None and file is not None:
+            embedded.setdefault(file, {}).setdefault(int(row), []).append(position)
+        elif file is not None and (source := _openable(file)) is not None:
+            yield position, source
+    for file, positions_of in embedded.items():
+        yield from _embedded(file, positions_of)
+
+
+def _embedded(file: str, positions_of: dict[int, list[int]]) -> writers.Contents:
+    try:
+        for row, content in readers.embedded_images(file):
+            for position in positions_of.get(row, ()) if content else ():
+                yield position, content
+    except CrawlError:
+        return  # what was not yielded is counted as unreadable
+
+
+def _openable(file: str) -> Path | None:
+    source = readers.on_disk(file)
+    try:
+        if source.is_file():
+            source.open("rb").close()
+            return source
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def _split(rows: "pd.DataFrame", shares: Mapping[str, float], seed: int) -> "pd.DataFrame":
+    if not shares:
+        return rows
+    groups = rows["duplicate_of"].fillna(rows["sample_id"]).tolist()
+    return rows.assign(split=splits.assign(writers.values(rows["label"]), groups, shares, seed))
+
+
+def _refuse_inside(out: Path, crawl: Path) -> None:
+    if out.resolve().is_relative_to(crawl.resolve()):
+        raise UsageError(f"{out} lies inside the crawl {crawl}, where nothing is written. Give another --out.")
+
+
+def _foreseen(format: str, asked: writers.Export) -> writers.Written:
+    """What `writers.write` would say, as far as looking whether the files are there can tell."""
+    writer, suited, left_out = writers.suit(format, asked)
+    refuse_existing(asked.out.absolute(), folder=writer.SUFFIX == "")
+    missing = 0 if format in writers.TABLES else _missing(suited.rows)
+    if missing:
+        left_out["missing or unreadable"] = missing
+    return writers.Written(len(suited.rows) - missing, left_out)
+
+
+def _missing(rows: "pd.DataFrame") -> int:
+    files = writers.values(rows["file"])
+    there = {file: file is not None and _openable(file) is not None for file in set(files)}
+    return sum(not there[file] for file in files)
+
+
+def _notes(format: str, rows: "pd.DataFrame") -> Iterable[str]:
+    if format in writers.TABLES:
+        if missing := _missing(rows):
+            yield f"{missing:,} of these rows name a file that is not there or cannot be read."
+        if embedded := int(rows["row_in_file"].notna().sum()):
+            yield (f"{embedded:,} of these images are embedded in Parquet: file and row_in_file say where. For the "
+                   "images themselves choose another format, as huggingface.")  # fmt: skip
+    elif format in ("imagefolder", "yolo"):
+        names = zip(writers.values(rows["path"]), writers.values(rows["format"]), strict=True)
+        suffixes = Counter(image_name(path, kind)[1].lower() for path, kind in names)
+        if passed_over := {suffix: n for suffix, n in suffixes.items() if suffix not in TORCHVISION_SUFFIXES}:
+            yield (f"{sum(passed_over.values()):,} of these images are {', '.join(sorted(passed_over))}, which "
+                   "torchvision's ImageFolder passes over unless it is told so.")  # fmt: skip
