@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -389,3 +390,20 @@ def test_the_report_tells_of_the_audit_and_without_one_how_to_make_one(world: tu
     value = told(audit.state(run, 1))["precision_clean"].estimate.value
     assert 'id="audit"' in text
     assert f"{value:.1%} (" in text
+
+
+def test_a_retag_makes_it_an_audit_of_an_older_decision(run: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(run, tmp_path / "own")
+    found = draw.draw(own, 30)
+    right = {row.sample_id: Answer(CLASS, row.given_label) for row in found.rows.head(10).itertuples()}
+    answers.answer(own, 1, right)
+    said = [finding.line() for finding in findings(audit.state(own, 1).rows)]
+    assert audit.state(own, 1).changed_by_retag == 0
+    assert cleanweb("retag", "--run", own, "--keep", 0.3, "--quiet")[0] == 0
+    after = audit.state(own, 1)
+    assert after.changed_by_retag > 0
+    assert "older decision" in after.lines()[-1]
+    assert [finding.line() for finding in findings(after.rows)] == said
+    assert (after.rows["verdict"] == found.rows["verdict"]).all()
+    with pytest.raises(UsageError, match="--seed 1"):
+        draw.extend(own, after, 40)
