@@ -16,9 +16,12 @@ def answer(run: Path, audit_id: int, answers: Mapping[str, Answer | None], who: 
     """Store what a person saw in pictures of an audit, by sample_id, in place of what was answered before; None takes
     an answer back. A class, or none, is stored as a decision of that person, too. Raises UsageError for what is no
     class, and for pictures that were not drawn."""
-    drawn, earlier = _answered(run, audit_id, list(answers))
+    drawn, classes, earlier = _known(run, audit_id, list(answers))
     if strange := [sample_id for sample_id in answers if sample_id not in drawn]:
         raise UsageError(f"{strange[0]} is not in audit {audit_id}.")
+    shown = {given.label for given in answers.values() if given is not None and given.kind == CLASS}
+    if shown - classes:
+        raise UsageError(f"{next(iter(shown - classes))!r} is none of the {len(classes)} classes.")
     groups: dict[tuple[str, str | None], list[str]] = defaultdict(list)
     for sample_id, given in answers.items():
         groups[("", None) if given is None else (given.kind, given.label)].append(sample_id)
@@ -43,10 +46,15 @@ def answer(run: Path, audit_id: int, answers: Mapping[str, Answer | None], who: 
                 audit_id, found.name, *astuple(found.estimate), found.pictures, found.seen, found.unknown])  # fmt: skip
 
 
-def _answered(run: Path, audit_id: int, sample_ids: list[str]) -> tuple[set[str], list[int]]:
-    """Which of these pictures were drawn, and the decisions that answers to them have been so far."""
+def _known(run: Path, audit_id: int, sample_ids: list[str]) -> tuple[set[str], set[str | None], list[int]]:
+    """Which of these pictures were drawn, the classes, and the decisions that answers to them have been so far."""
     of_these = "WHERE audit_id = ? AND sample_id IN (SELECT unnest(?::VARCHAR[]))"
+    questions = {
+        f"SELECT sample_id FROM audits {of_these}": [audit_id, sample_ids],
+        "SELECT label FROM classes": [],
+        f"SELECT review_id FROM reviews {of_these} AND undone_at IS NULL": [audit_id, sample_ids],
+    }
     with manifest.opened(run) as con:
-        drawn = con.execute(f"SELECT sample_id FROM audits {of_these}", [audit_id, sample_ids]).fetchall()
-        earlier = con.execute(f"SELECT review_id FROM reviews {of_these} AND undone_at IS NULL", [audit_id, sample_ids])
-        return {sample_id for (sample_id,) in drawn}, [review_id for (review_id,) in earlier.fetchall()]
+        drawn, classes, earlier = ([value for (value,) in con.execute(sql, values).fetchall()]
+                                   for sql, values in questions.items())  # fmt: skip
+    return set(drawn), set(classes), earlier

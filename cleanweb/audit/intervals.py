@@ -22,7 +22,7 @@ import numpy as np
 from scipy.stats import hypergeom
 
 LEVEL = 0.95  # each interval for itself
-_DRAWS = 20_000
+_DRAWS = 10_000
 _ROUGH = 2_000  # where only the number of further samples hangs on it
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cleanweb.commands import JsonOption, RunOption, Verbose
+from cleanweb.commands.browser import login, opener
 from cleanweb.errors import UsageError
 from cleanweb.settings import DEFAULT_RUN
 from cleanweb.terminal import plain, words_for_errors
@@ -32,8 +33,10 @@ def audit(
         typer.Option(metavar="TABLE", help="Take answers from a table of paths and labels; an empty label: none of the"
                      " classes; ?: cannot tell."),
     ] = None,
-    who: Annotated[str, typer.Option(metavar="NAME", help="Whose answers they are.")] = "",
+    who: Annotated[str | None, typer.Option(metavar="NAME", help="Who answers; default: your login name.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Print what the last audit says.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="Where to serve; 0: any free port.")] = 0,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address, open nothing.")] = False,
     run: RunOption = Path(DEFAULT_RUN),
     as_json: JsonOption = False,
     verbose: Verbose = 0,
@@ -44,7 +47,8 @@ def audit(
 
     \b
     Examples:
-      cleanweb audit --sheet sheet.csv      draw 200 pictures, as a table to fill in
+      cleanweb audit                        draw 200 pictures, and ask in the browser
+      cleanweb audit --sheet sheet.csv      the same, as a table to fill in
       cleanweb audit --answers sheet.csv    take it back, and say what it shows
       cleanweb audit --show --json          say it again, for programs
     """
@@ -53,7 +57,7 @@ def audit(
             if sheet or n or seed is not None or (show and answers):
                 raise UsageError("--show or --answers speaks of the audit drawn last: give it without the other, --n, "
                                  "--seed and --sheet.")  # fmt: skip
-            found = _answered(run, answers, who) if answers else _last(run)
+            found = _answered(run, answers, login() if who is None else who) if answers else _last(run)
         else:
             from cleanweb.audit import draw
 
@@ -61,6 +65,7 @@ def audit(
             if sheet:
                 _hand_out(run, found, sheet, as_json)
                 return
+            found = _asked(run, found, login() if who is None else who, port, no_browser)
     typer.echo(json.dumps(found.to_json(), ensure_ascii=False) if as_json else plain("\n".join(found.lines())))
 
 
@@ -74,11 +79,31 @@ def _last(run: Path) -> "Audit":
 
 
 def _answered(run: Path, table: Path, who: str) -> "Audit":
-    from cleanweb import report
     from cleanweb.audit import answers, sheet
 
     found = _last(run)
     answers.answer(run, found.audit_id, sheet.read(run, found, table), who)
+    return _reported(run)
+
+
+def _asked(run: Path, found: "Audit", who: str, port: int, no_browser: bool) -> "Audit":
+    """Ask on the page, until it is ended."""
+    from cleanweb import manifest
+    from cleanweb.review.serve import host
+
+    def application(token: str, port: int) -> object:
+        from cleanweb.audit import page
+
+        return page.application(page.Asking(run, found.audit_id, who), token, port)
+
+    host(application, port, opener(no_browser, "Ctrl-C ends it. What you answer is stored at once."))
+    manifest.settle(run)
+    return _reported(run)
+
+
+def _reported(run: Path) -> "Audit":
+    from cleanweb import report
+
     for words in report.write_if_possible(run):
         typer.echo(plain(words), err=True)
     return _last(run)

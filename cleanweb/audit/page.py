@@ -1,0 +1,135 @@
+"""The page on which a person judges the drawn pictures, one at a time, without seeing verdicts, labels or paths.
+
+    GET  /               the page                     GET  /static/…       its style and script
+    GET  /api/audit      what is asked, and answered  POST /api/answer     some of them
+    GET  /api/statement  what it says so far          GET  /picture        ?position=…&size=large → JPEG
+
+What is asked holds nothing that betrays a verdict: pictures go by their place in the order, and of labels there are but
+the two offered, in alphabetical order.
+"""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from threading import Lock
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from cleanweb import audit, manifest
+from cleanweb.audit import Answer, answers
+from cleanweb.audit.statement import CLASS, NONE, UNSURE, findings
+from cleanweb.errors import CleanwebError, UsageError
+from cleanweb.review.guard import Guard
+from cleanweb.review.pictures import SIDES_PX, NoPicture, Pictures
+
+_KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
+_STATIC = {  # read once: nothing but these files can be asked for
+    file.name: file.read_bytes() for file in files("cleanweb.audit").joinpath("static").iterdir()
+}
+_FILES = """SELECT position, file, row_in_file, status, error FROM audits JOIN images USING (sample_id)
+    WHERE audit_id = ?"""
+
+
+class Asking:
+    """One audit, as the page sees it. Safe to call from several threads."""
+
+    def __init__(self, run: Path, audit_id: int, who: str):
+        self.run, self.audit_id, self.who = run, audit_id, who
+        self.lock = Lock()
+        self.ids = audit.state(run, audit_id).rows["sample_id"].tolist()
+        with manifest.opened(run) as con:
+            self.classes = [label for (label,) in con.execute("SELECT label FROM classes ORDER BY label").fetchall()]
+            self.files = {place: rest for place, *rest in con.execute(_FILES, [audit_id]).fetchall()}
+
+    def asked(self) -> dict[str, object]:
+        """What is asked, and what has been answered so far."""
+        with self.lock:  # after what is being stored
+            rows = audit.state(self.run, self.audit_id).rows
+        columns = rows[["offered_first", "offered_second", "answer", "shown_label"]].astype(object)
+        pictures = [dict(zip(("first", "second", "answer", "label"), row, strict=True))
+                    for row in columns.where(columns.notna(), None).itertuples(index=False)]  # fmt: skip
+        return {"run": str(self.run), "audit_id": self.audit_id, "classes": self.classes, "pictures": pictures}
+
+    def answer(self, body: dict) -> dict[str, object]:
+        """answers: a list of {position, answer (null: taken back), label of a class}. Raises UsageError, ValueError."""
+        given = body.get("answers")
+        if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
+            raise ValueError("not a list of answers")
+        told = dict(self._answer(one) for one in given)
+        with self.lock:
+            answers.answer(self.run, self.audit_id, told, self.who)
+        return {"stored": len(told)}
+
+    def _answer(self, one: dict) -> tuple[str, Answer | None]:
+        position, kind, label = one.get("position"), one.get("answer"), one.get("label")
+        if type(position) is not int or not 0 <= position < len(self.ids):
+            raise ValueError("there is no such picture")
+        if kind not in (CLASS, NONE, UNSURE, None) or (kind == CLASS) != isinstance(label, str):
+            raise ValueError("an answer is class with a label, none, unsure, or null")
+        return self.ids[position], None if kind is None else Answer(kind, label)
+
+    def statement(self) -> dict[str, object]:
+        """What it says so far."""
+        found = audit.state(self.run, self.audit_id)
+        shares = [{"title": f.title, "line": f.line()} | f.to_json() for f in findings(found.rows)]
+        return {"head": found.head(), "findings": shares, "caveats": found.caveats()}
+
+
+def application(asking: Asking, token: str, port: int) -> Guard:
+    """The page of one audit, guarded."""
+    pictures = Pictures()
+    asks: dict[str, tuple[str, Callable[[dict], object]]] = {
+        "audit": ("GET", lambda _: asking.asked()),
+        "statement": ("GET", lambda _: asking.statement()),
+        "answer": ("POST", asking.answer),
+    }
+    routes = [
+        Route("/", _file),
+        Route("/static/{name}", _file),
+        Route("/favicon.ico", lambda _: Response(status_code=204)),
+        Route("/picture", partial(_picture, asking, pictures)),
+        *(Route(f"/api/{name}", _json(ask), methods=[method]) for name, (method, ask) in asks.items()),
+    ]
+    return Guard(Starlette(routes=routes), token, port)
+
+
+def _json(ask: Callable[[dict], object]) -> Callable:
+    async def reply(request: Request) -> Response:
+        try:
+            body = json.loads(await request.body() or b"{}") if request.method == "POST" else {}
+            if not isinstance(body, dict):
+                raise ValueError("not a JSON object")
+            return JSONResponse(await run_in_threadpool(ask, body))
+        except (UsageError, ValueError, RecursionError) as error:
+            return JSONResponse({"error": str(error)}, 400)
+        except (CleanwebError, OSError) as error:
+            return JSONResponse({"error": str(error)}, 409)
+
+    return reply
+
+
+def _file(request: Request) -> Response:
+    name = request.path_params.get("name", "index.html")
+    if name not in _STATIC:
+        return Response("No such file.", 404, media_type="text/plain")
+    kind = _KINDS[name.rsplit(".", 1)[1]]
+    return Response(_STATIC[name], media_type=kind, headers={"Cache-Control": "no-cache"})
+
+
+def _picture(asking: Asking, pictures: Pictures, request: Request) -> Response:
+    place, size = request.query_params.get("position", ""), request.query_params.get("size", "large")
+    try:
+        found = asking.files.get(int(place)) if place.isdecimal() and len(place) < 10 else None
+        if found is None or size not in SIDES_PX:
+            return JSONResponse({"error": "There is no such picture."}, 404)
+        tag = pictures.tag(*found, size)
+        headers = {"Cache-Control": "private, max-age=3600"}
+        return Response(pictures.jpeg(tag, found[0], found[1], size), media_type="image/jpeg", headers=headers)
+    except NoPicture as problem:
+        return JSONResponse({"error": str(problem)}, 404)
