@@ -23,6 +23,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("ways to learn", {"tune", "plan"}),
     ("what they start from", {"features", "pretrain"}),
     ("what people decided", {"carried"}),
+    ("the blind page", {"audit/page"}),
     ("what is shown", {"summary", "report", "review", "review/*", "views"}),
     ("what a report is made of", {"thumbnails", "audit", "audit/*"}),
     ("what people say", {"reviews"}),

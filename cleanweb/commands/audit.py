@@ -15,6 +15,8 @@ from cleanweb.terminal import plain, words_for_errors
 if TYPE_CHECKING:
     from cleanweb.audit import Audit
 
+_WORDS = "Ctrl-C ends it. What you answer is stored at once."
+
 
 def audit(
     n: Annotated[
@@ -88,15 +90,15 @@ def _answered(run: Path, table: Path, who: str) -> "Audit":
 
 def _asked(run: Path, found: "Audit", who: str, port: int, no_browser: bool) -> "Audit":
     """Ask on the page, until it is ended."""
+    from functools import partial
+
     from cleanweb import manifest
-    from cleanweb.review.serve import host
+    from cleanweb.review.host import host, needed_packages
 
-    def application(token: str, port: int) -> object:
+    with needed_packages():
         from cleanweb.audit import page
-
-        return page.application(page.Asking(run, found.audit_id, who), token, port)
-
-    host(application, port, opener(no_browser, "Ctrl-C ends it. What you answer is stored at once."))
+    asking = page.Asking(run, found.audit_id, who)
+    host(partial(page.application, asking), port, opener(no_browser, _WORDS))
     manifest.settle(run)
     return _reported(run)
 

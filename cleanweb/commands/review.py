@@ -1,15 +1,16 @@
 """cleanweb review: correct the verdicts in the browser."""
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cleanweb.commands import RunOption
+from cleanweb.commands.browser import login, opener
 from cleanweb.settings import DEFAULT_RUN
 from cleanweb.terminal import plain, words_for_errors
+
+_WORDS = "Ctrl-C ends it. What you decide is stored at once."
 
 
 def review(
@@ -29,31 +30,9 @@ def review(
       cleanweb review --run other-run --port 8000 --no-browser --who ada
     """
 
-    def ready(address: str) -> None:
-        typer.echo(plain(address))
-        typer.echo("Ctrl-C ends it. What you decide is stored at once.", err=True)
-        sys.stdout.flush()
-        if not no_browser and _has_display():
-            import webbrowser
-
-            webbrowser.open(address)
-
     with words_for_errors():
         from cleanweb.review.serve import serve
 
-        ended = serve(run, _login() if who is None else who, port, ready)
+        ended = serve(run, login() if who is None else who, port, opener(no_browser, _WORDS))
     for line in ended.lines(run):
         typer.echo(plain(line), err=True)
-
-
-def _login() -> str:
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a user without a name
-        return ""
-
-
-def _has_display() -> bool:
-    return sys.platform in ("darwin", "win32") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))

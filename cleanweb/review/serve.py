@@ -1,18 +1,15 @@
-"""Start the server of the page, and end it with a word on what was done."""
+"""Open the page of a run, and end it with a word on what was done."""
 
-import secrets
 import shlex
-import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cleanweb import manifest
-from cleanweb.errors import MachineError, UsageError
+from cleanweb.review.host import host, needed_packages
 from cleanweb.review.store import Store
-
-MISSING = "cleanweb review needs packages that are not installed ({0}): pip install 'cleanweb-data[review]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,42 +37,16 @@ def serve(run: Path, who: str, port: int, ready: Callable[[str], None]) -> Ended
 
     Raises RunError where there is no run or others keep it open, MachineError where packages or the port are missing.
     """
-    try:
-        import uvicorn
-
+    with needed_packages():
         from cleanweb.review.app import application
-    except ImportError as error:
-        raise MachineError(MISSING.format(error.name)) from error
     with manifest.changing(run):  # it is there, can be changed, and is of this version from now on
         pass
-    store, token = Store(run, who), secrets.token_urlsafe(24)
-    with _listening(port) as listener:
-        port = listener.getsockname()[1]
-        config = uvicorn.Config(application(store, token, port), log_level="error", access_log=False, lifespan="off",
-                                server_header=False, timeout_graceful_shutdown=2, ws="none")  # fmt: skip
-        stop = threading.Event()
-        idle = threading.Thread(target=store.settle_when_idle, args=(stop,), daemon=True)
-        idle.start()
-        ready(f"http://127.0.0.1:{port}/?token={token}")
-        try:
-            uvicorn.Server(config).run(sockets=[listener])
-        except KeyboardInterrupt:  # how it ends
-            pass
-        finally:
-            stop.set()
-            idle.join(timeout=30)
-    return Ended(store.taken, store.undone)
-
-
-def _listening(port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    store, stop = Store(run, who), threading.Event()
+    idle = threading.Thread(target=store.settle_when_idle, args=(stop,), daemon=True)
+    idle.start()
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
-        listener.listen(64)  # from now on who connects waits for an answer
-    except (OSError, OverflowError) as error:
-        listener.close()
-        if isinstance(error, OverflowError):
-            raise UsageError(f"There is no port {port}.") from None
-        raise MachineError(f"Port {port} is not to be had ({error.strerror}). Give another --port, or none.") from error
-    return listener
+        host(partial(application, store), port, ready)
+    finally:
+        stop.set()
+        idle.join(timeout=30)
+    return Ended(store.taken, store.undone)
