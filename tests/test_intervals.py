@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, hypergeom
 
@@ -29,6 +29,7 @@ def recall(first: np.ndarray, *others: np.ndarray) -> np.ndarray:
 # --- one part -------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(samples())
 def test_the_exact_interval_is_what_no_test_refuses(sample: tuple[int, int, int]) -> None:
     """Against its definition, counted out: every K that neither tail refuses, and no other."""
@@ -47,6 +48,7 @@ def test_in_a_large_whole_it_is_that_of_clopper_and_pearson(right: int, seen: in
     assert exact(right, seen, 50_000_000) == pytest.approx((low, high), abs=1e-5)
 
 
+@settings(deadline=None)
 @given(samples())
 def test_who_has_seen_all_knows_all_and_who_has_seen_nothing_nothing(sample: tuple[int, int, int]) -> None:
     right, _, total = sample
@@ -67,6 +69,7 @@ def test_the_exact_interval_holds_every_truth(total: int, seen: int) -> None:
 # --- several parts --------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(samples())
 def test_of_one_part_the_melded_interval_is_the_exact_one(sample: tuple[int, int, int]) -> None:
     right, seen, total = sample
@@ -105,6 +108,7 @@ def test_melded_intervals_hold_the_truth(
     assert (held / rounds >= 0.94).all(), held / rounds  # 0.95, less what 200 rounds leave to chance
 
 
+@settings(deadline=None)
 @given(st.lists(samples(), min_size=2, max_size=3))
 def test_the_value_lies_within_and_the_unknown_only_widens(given_samples: list[tuple[int, int, int]]) -> None:
     assume(all(seen for _, seen, _ in given_samples))
@@ -152,6 +156,7 @@ def test_what_is_narrow_needs_no_more() -> None:
     assert further([Part(1000, 999, 500), Part(10, 10, 0)], share_of(1010), 0.02) == [0, 0]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 500), st.lists(st.integers(0, 2_000), min_size=3, max_size=3))
 def test_the_allocation_is_all_of_n_and_no_more_than_there_are(n: int, totals: list[int]) -> None:
     drawn = allocate(n, totals)
