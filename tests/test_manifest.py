@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
@@ -427,10 +428,8 @@ def test_an_unsafe_query_may_read_and_write_but_not_change_the_manifest(run, tmp
 @pytest.mark.parametrize("more", ["; DROP TABLE images", "; COPY images TO '{run}/x.csv'", " UNION ALL SELECT 1"])
 def test_what_follows_a_condition_is_refused_or_ignored(run, more):
     before = everything(run)
-    try:
+    with suppress(UsageError):  # DuckDB 2 refuses it, DuckDB 1 reads up to there
         assert len(manifest.select(run, ["clean"], "true" + more.format(run=run))) == 2
-    except UsageError as error:  # DuckDB 2
-        assert "Parser Error" in str(error)
     assert everything(run) == before
 
 
