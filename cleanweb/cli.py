@@ -55,6 +55,9 @@ def main() -> None:
     """The console script: exit codes as in errors.py, silence on a closed pipe."""
     # GNU OpenMP spins long while it waits: beside another process that made a small network up to ten times slower.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    for stream in (sys.stdout, sys.stderr):  # a file name that is no text, or an old code page, must not end a command
+        utf8 = {"encoding": "utf-8"} if sys.platform == "win32" and not stream.isatty() else {}
+        stream.reconfigure(errors="backslashreplace", **utf8)
     try:
         app()
     except BrokenPipeError:

@@ -13,7 +13,7 @@ from cleanweb import images, machine
 from cleanweb.errors import RunError, UsageError
 from cleanweb.network import load_classifier
 from cleanweb.readers import printable
-from cleanweb.records import ImageFacts, Status
+from cleanweb.records import ImageFacts, Progress, Status, silent
 from cleanweb.views import Pixels
 
 _BATCH = 32
@@ -32,7 +32,9 @@ class Prediction:
         return {"path": self.path, "label": self.label, "probability": self.probability, "error": self.error or None}
 
 
-def predict(sources: Sequence[Path], classifier: Path, device: str = "auto") -> Iterator[Prediction]:
+def predict(
+    sources: Sequence[Path], classifier: Path, device: str = "auto", progress: Progress = silent
+) -> Iterator[Prediction]:
     """One Prediction per file, in order; folders are walked. Raises RunError where there is no classifier."""
     if not (classifier / "config.json").exists():
         raise RunError(f"There is no classifier in {classifier}. Run `cleanweb fit` first, or give --run.")
@@ -43,8 +45,11 @@ def predict(sources: Sequence[Path], classifier: Path, device: str = "auto") -> 
     config = model.pretrained_cfg
     pixels = Pixels(config["input_size"][-1], tuple(config["mean"]), tuple(config["std"]))
     opened = zip(files, images.squares(files, pixels.size_px, min(machine.cores(), len(files))), strict=True)
+    done = 0
     while batch := list(islice(opened, _BATCH)):
         yield from _predict(batch, model, names, pixels, at)
+        done += len(batch)
+        progress("predict", done, len(files))
 
 
 def _predict(

@@ -153,7 +153,7 @@ class _Worker:
                 f"A worker process ended before it began (exit code {code}). Use --workers 0 to work in one process; "
                 "in a script of your own, put the call under: if __name__ == '__main__':"
             )
-        if code == -signal.SIGKILL:
+        if code == -9:  # SIGKILL; Windows has no name for it
             return "the decoder was killed (signal 9), perhaps for its memory"
         return f"the decoder crashed (signal {-code})" if code and code < 0 else f"the decoder ended (exit code {code})"
 

@@ -6,7 +6,6 @@ An interrupted trial goes on by itself when it is run again, as `fit` does; a fi
 """
 
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -196,7 +195,11 @@ def _images_per_second(trial: Trial, images: pd.DataFrame, epochs: pd.DataFrame)
     return float(learned * share * len(told) / told["seconds"].sum())
 
 
-def _peak_memory_mb() -> float:
+def _peak_memory_mb() -> float | None:
     """The most that this process has held so far, whatever else it has done; workers are not counted."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # macOS tells bytes, Linux kB

@@ -1,15 +1,16 @@
 """cleanweb predict: label new images."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cleanweb.commands import JsonOption, RunOption
+from cleanweb.commands import JsonOption, Quiet, RunOption, Verbose
 from cleanweb.errors import CrawlError
 from cleanweb.settings import DEFAULT_RUN
-from cleanweb.terminal import one_line, words_for_errors
+from cleanweb.terminal import one_line, showing_progress, words_for_errors
 
 
 def predict(
@@ -17,6 +18,8 @@ def predict(
     run: RunOption = Path(DEFAULT_RUN),
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, mps.")] = "auto",
     as_json: JsonOption = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
 ) -> None:
     """Label images with the retrained classifier: path, label, probability.
 
@@ -25,11 +28,12 @@ def predict(
       cleanweb predict photo.jpg more-photos/
       cleanweb predict photos/ --json > labels.jsonl
     """
-    with words_for_errors():
+    # where both come to one screen, a bar would stand among the answers
+    with words_for_errors(), showing_progress(quiet or sys.stdout.isatty()) as progress:
         from cleanweb import prediction
 
         labelled = 0
-        for answer in prediction.predict(images, run / "classifier", device):
+        for answer in prediction.predict(images, run / "classifier", device, progress):
             labelled += answer.label is not None
             if as_json:
                 typer.echo(json.dumps(answer.to_json(), ensure_ascii=False))

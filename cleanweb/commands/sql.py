@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cleanweb.commands import RunOption
+from cleanweb.commands import JsonOption, RunOption
 from cleanweb.settings import DEFAULT_RUN
 from cleanweb.terminal import choice, print_table, words_for_errors
 
@@ -22,6 +22,7 @@ def sql(
         bool, typer.Option("--unsafe", help="Let the query read and write other files, and load extensions.")
     ] = False,
     run: RunOption = Path(DEFAULT_RUN),
+    as_json: JsonOption = False,
 ) -> None:
     """Ask the manifest in SQL, read-only; the query sees nothing else of the machine.
 
@@ -37,7 +38,7 @@ def sql(
         from cleanweb import manifest
 
         columns, rows = manifest.query(run, query, unsafe)
-        _PRINTERS[str(format)](columns, rows)
+        _PRINTERS["json" if as_json else str(format)](columns, rows)
 
 
 def _print_csv(columns: list[str], rows: Iterator[tuple]) -> None:
