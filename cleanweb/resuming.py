@@ -168,7 +168,8 @@ def _other_settings(then: Mapping[str, object], now: Mapping[str, object]) -> st
 
 
 def _option(name: str) -> str:
-    return "SOURCE" if name == "source" else f"--{name.replace('_', '-')}"
+    names = {"source": "SOURCE", "hyperparameters": "--set"}
+    return names.get(name, f"--{name.replace('_', '-')}")
 
 
 def _other_rows(then: Sequence[Sample], now: Sequence[Sample]) -> str:

@@ -16,8 +16,6 @@ from cleanweb.records import Scores
 if TYPE_CHECKING:
     import pandas as pd
 
-_NO_MATTER = ("out", "fresh", "workers", "strict", "origin")  # settings that change nothing in what is found
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

@@ -189,13 +189,14 @@ def test_a_set_value_reaches_the_recipe_and_the_run(crawl: Path, tmp_path: Path)
 
 def test_an_unfinished_run_with_other_values_is_not_gone_on_with(tmp_path: Path) -> None:
     from cleanweb.errors import RunError
-    from cleanweb.runfolder import RunFolder
+    from cleanweb.resuming import Unfinished
 
-    folder = RunFolder(tmp_path / "run")
-    mark = folder.begin(Settings(tmp_path, hyperparameters={"lr": 0.1}), [])
-    assert folder.begin(Settings(tmp_path, hyperparameters={"lr": 0.1}, origin={"set": "x.toml"}), []) == mark
-    with pytest.raises(RunError, match="other settings"):
-        folder.begin(Settings(tmp_path, hyperparameters={"lr": 0.2}), [])
+    (tmp_path / "run").mkdir()
+    unfinished = Unfinished(tmp_path / "run")
+    unfinished.begin(Settings(tmp_path, hyperparameters={"lr": 0.1}), [])
+    unfinished.begin(Settings(tmp_path, hyperparameters={"lr": 0.1}, origin={"set": "x.toml"}), [])
+    with pytest.raises(RunError, match=r"other settings: --set was .*lr"):
+        unfinished.begin(Settings(tmp_path, hyperparameters={"lr": 0.2}), [])
 
 
 def test_python_is_refused_the_same() -> None:

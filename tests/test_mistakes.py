@@ -22,7 +22,7 @@ def here(run: Path, crawl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     [
         # a folder that cannot be written
         ("fit crawl --out afile/run --backbone cnn5", 5, "afile"),
-        ("report --run run --out afile/page.html", 5, "afile/page.html"),
+        ("report --run run --out afile/page.html", 5, "afile"),
         ("export --run run --out afile/x.csv", 5, "afile/x.csv"),
         # a run that is none
         ("sql --run afile SELECT", 6, "afile is a file, not a run folder"),
