@@ -64,7 +64,7 @@ class Summary:
             return []
         lines = ["", "Most frequent relabelings (given → suggested)"]
         for row in self.relabelings[:_MOST]:
-            lines.append(f"  {row['images']:>6,}  {row['given_label']} → {row['suggested_label']}")
+            lines.append(f"  {row['images']:>6,}  {row['given_label'][:60]} → {row['suggested_label'][:60]}")
         return lines + _more(len(self.relabelings), "pairs", "SELECT * FROM transitions")
 
     def _file_lines(self) -> list[str]:
