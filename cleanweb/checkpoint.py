@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cleanweb import atomic
+from cleanweb.errors import RunError
 
 _DIGEST_BYTES = 16
 
@@ -49,12 +50,17 @@ def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray] | None:
-    """`read`, of named arrays."""
+    """`read`, of named arrays. Raises RunError where it is something else."""
     stored = read(file)
     if stored is None:
         return None
-    with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
-        return dict(arrays)
+    try:
+        with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as error:  # zipfile and numpy raise whatever their parsers raise
+        raise RunError(
+            f"{file} cannot be read: it is of another version of cleanweb. Start again with --fresh."
+        ) from error
 
 
 def once(file: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

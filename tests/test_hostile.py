@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import io
 import json
 import os
 import pickle
@@ -18,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cleanweb import methods, report
+from cleanweb import checkpoint, methods, report
 from cleanweb.errors import CleanwebError, MachineError, RunError
 from cleanweb.network import Backbone, Network, load_classifier
 from cleanweb.pixelcache import PixelCache
@@ -284,14 +285,30 @@ def learner() -> methods.Method:
 
 @pytest.mark.parametrize("how", ["torch", "torch, old format", "pickle"])
 def test_a_hostile_checkpoint_is_refused(tmp_path: Path, mark: Path, how: str) -> None:
-    file = tmp_path / "fold-0.pt"
+    file, stream = tmp_path / "fold-0.pt", io.BytesIO()
     state = {"method": Harm(mark), "optimiser": {}, "records": []}
     if how == "pickle":
-        file.write_bytes(pickle.dumps(state))
+        stream.write(pickle.dumps(state))
     else:
-        torch.save(state, file, _use_new_zipfile_serialization=how == "torch")
+        torch.save(state, stream, _use_new_zipfile_serialization=how == "torch")
+    file.write_bytes(stream.getvalue())
+    assert train(learner(), lambda _: iter(()), RECIPES["auto"]["small"], 1, file)[0].epoch == 1  # begun anew
+    checkpoint.write(file, stream.getbuffer())  # with a check sum that is right
     with pytest.raises(RunError, match="--fresh"):
         train(learner(), lambda _: iter(()), RECIPES["auto"]["small"], 1, file)
+    assert not mark.exists()
+
+
+def test_hostile_arrays_are_refused(tmp_path: Path, mark: Path) -> None:
+    for arrays in ({"probs": np.array([Harm(mark)], dtype=object)}, None):
+        stream = io.BytesIO()
+        if arrays:
+            np.savez(stream, **arrays)
+        else:
+            stream.write(pickle.dumps(Harm(mark)))
+        checkpoint.write(tmp_path / "x.npz", stream.getbuffer())
+        with pytest.raises(RunError, match="--fresh"):
+            checkpoint.read_arrays(tmp_path / "x.npz")
     assert not mark.exists()
 
 

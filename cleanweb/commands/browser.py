@@ -14,7 +14,7 @@ def opener(no_browser: bool, words: str) -> Callable[[str], None]:
 
     def ready(address: str) -> None:
         typer.echo(plain(address))
-        typer.echo(words, err=True)
+        typer.echo(plain(words), err=True)
         sys.stdout.flush()
         if not no_browser and _has_display():
             import webbrowser
