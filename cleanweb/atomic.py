@@ -31,14 +31,12 @@ def writing(file: Path) -> Iterator[Path]:
     """A free path beside `file`, to write to. It becomes `file`, whatever is there, if all goes well, and vanishes if
     not. Raises MachineError where the disk refuses; the folder must be there."""
     draft = draft_of(file)
-    try:
+    with told(file):
         try:
             yield draft
             replace(draft, file)
         finally:
             remove(draft)
-    except OSError as error:
-        raise refused(file, error) from error
 
 
 def write_bytes(file: Path, *parts: bytes | memoryview) -> None:
@@ -49,10 +47,8 @@ def write_bytes(file: Path, *parts: bytes | memoryview) -> None:
 
 def make_folder(folder: Path) -> None:
     """With those above it. Raises MachineError where the disk refuses."""
-    try:
+    with told(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise refused(folder, error) from error
 
 
 def write_text(file: Path, text: str) -> None:
@@ -112,6 +108,15 @@ def _runs(pid: int) -> bool:
     except OSError:  # another user's
         return True
     return True
+
+
+@contextmanager
+def told(place: Path) -> Iterator[None]:
+    """Say in words where the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise refused(place, error) from error
 
 
 def refused(place: Path, error: OSError) -> MachineError:

@@ -24,7 +24,8 @@ app = typer.Typer(
     name="cleanweb",
     help="Clean a crawled image dataset: train on its noisy labels, tag every image clean, relabeled or out of "
     "distribution.\n\nExit codes: 0 done · 1 error · 2 wrong command · 3 crawl cannot be learned from · 4 unreadable "
-    "files with --strict · 5 machine lacks something · 6 run folder does not fit · 130 interrupted.",
+    "files with --strict · 5 machine lacks something · 6 run folder does not fit · 130 interrupted · "
+    "143 terminated.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST},
     pretty_exceptions_enable=False,

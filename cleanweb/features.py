@@ -13,10 +13,10 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
-from cleanweb.atomic import refused, sync, write_text
-from cleanweb.machine import autocast
+from cleanweb.atomic import sync, told, write_text
+from cleanweb.machine import autocast, in_parts
 from cleanweb.methods import Batch, Batches
-from cleanweb.records import Progress, silent
+from cleanweb.records import NOTICE, Progress, silent
 from cleanweb.views import Pixels
 
 log = logging.getLogger(__name__)
@@ -43,14 +43,15 @@ def extract(
     model = model.eval().to(device, memory_format=torch.channels_last)
     store = _Store(file, n)
     if 0 < store.done < n:
-        log.info("The features of %s of %s images are there already.", f"{store.done:,}", f"{n:,}")
+        log.log(NOTICE, "The features of %s of %s images are there already.", f"{store.done:,}", f"{n:,}")
     try:
         for first in range(store.done, n, batch_size):
             positions = np.arange(first, min(first + batch_size, n))
             images = torch.from_numpy(load(positions, pixels.size_px)).to(device)
             views = (images, images.flip(2))
             with autocast(device):
-                batch = torch.stack([model(pixels.normalise(view)).float() for view in views]).half().cpu().numpy()
+                found = [in_parts(lambda view: (model(pixels.normalise(view)).float(),), view)[0] for view in views]
+            batch = torch.stack(found).half().cpu().numpy()
             store.append(batch)
             progress("features", store.done, n)
     finally:
@@ -71,7 +72,7 @@ class _Store:
     def append(self, batch: np.ndarray) -> None:
         """batch (v, b, d) float16: the features of the next b images. Raises MachineError where the disk refuses."""
         _, b, d = batch.shape
-        try:
+        with told(self.file):
             if self.done == 0:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
                 open_memmap(self.file, mode="w+", dtype=np.float16, shape=(N_VIEWS, self.n, d))
@@ -80,15 +81,14 @@ class _Store:
                 for view, rows in enumerate(batch):
                     stream.seek(start + (view * self.n + self.done) * d * batch.itemsize)
                     stream.write(np.ascontiguousarray(rows).data)
-        except OSError as error:
-            raise refused(self.file, error) from error
         self.done += b
         if time.monotonic() - self.flushed_at > _SHARD_S:
             self.flush()
 
     def flush(self) -> None:
         if self.done > self.flushed:
-            sync(self.file)
+            with told(self.file):
+                sync(self.file)
             write_text(self.done_file, str(self.done))
         self.flushed, self.flushed_at = self.done, time.monotonic()
 

@@ -11,7 +11,7 @@ import stat
 import struct
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from io import BytesIO
@@ -24,7 +24,7 @@ from cleanweb import pixelcache, signatures
 from cleanweb.errors import MachineError
 from cleanweb.journal import Journal
 from cleanweb.pixelcache import PixelCache
-from cleanweb.records import ImageFacts, Progress, Status
+from cleanweb.records import NOTICE, ImageFacts, Progress, Status
 from cleanweb.workers import Failed, memory_share, run
 
 MAX_PIXELS = 178_956_970  # what Pillow too calls a decompression bomb: 512 MiB of RGB
@@ -195,6 +195,17 @@ def _note(opened: Image.Image, name: str) -> str:
     return "; ".join(notes)
 
 
+def changed_since(file: Path, facts: ImageFacts) -> str:
+    """What has become of a file since it gave these facts, in words; empty where it is as it was, by its size."""
+    try:
+        size = file.stat().st_size
+    except OSError:
+        return "the file has vanished since it was read"
+    if size != facts.bytes:
+        return f"the file has changed since it was read: {size:,} bytes instead of {facts.bytes:,}"
+    return "" if os.access(file, os.R_OK) else "the file can no longer be read"
+
+
 # --- what went wrong, in words --------------------------------------------------------------------------------------
 
 _SIGNS = {
@@ -247,17 +258,18 @@ def inspect(
     if journal.facts:
         if not (cache_folder / "index.npy").exists():  # not every file has been seen
             journal.forget_unread()
-        log.info("%s of %s files are inspected already.", f"{len(journal.facts):,}", f"{total:,}")
+        log.log(NOTICE, "%s of %s files are inspected already.", f"{len(journal.facts):,}", f"{total:,}")
     first = 0 if cache_folder is None else 1 + max(pixelcache.sizes(cache_folder), default=-1)
     start = partial(_inspector, cache_folder, size_px, first)
     left = ((i, content) for i, content in contents if i not in journal.facts)
     try:
-        for i, answer in run(start, left, workers, memory_bytes=memory_share(workers)):
-            if isinstance(answer, MachineError):
-                raise answer
-            failed = isinstance(answer, Failed)
-            journal.add(i, *((ImageFacts(Status.ERROR, answer.words), None) if failed else answer))
-            progress("inspect", len(journal.facts), total)
+        with closing(run(start, left, workers, memory_bytes=memory_share(workers))) as answers:
+            for i, answer in answers:
+                if isinstance(answer, MachineError):
+                    raise answer
+                failed = isinstance(answer, Failed)
+                journal.add(i, *((ImageFacts(Status.ERROR, answer.words), None) if failed else answer))
+                progress("inspect", len(journal.facts), total)
     finally:
         journal.flush()
     if cache_folder is None:

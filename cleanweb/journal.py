@@ -32,10 +32,11 @@ class Journal:
         self._begun = time.monotonic()
         if folder is not None:
             self.file = folder / "facts.jsonl"
-            folder.mkdir(parents=True, exist_ok=True)
-            if not self._read():
-                pixelcache.clear(folder)
-                self.file.write_bytes(_line(self._header))
+            with atomic.told(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                if not self._read():
+                    pixelcache.clear(folder)
+                    self.file.write_bytes(_line(self._header))
 
     def add(self, i: int, facts: ImageFacts, place: Place | None) -> None:
         """Note what was found of sample i. Raises MachineError where the disk refuses."""
@@ -50,7 +51,7 @@ class Journal:
         """End the shard: what was added is on the disk."""
         if self.folder is None:
             return
-        try:
+        with atomic.told(self.file):
             for number in {place[0] for _, _, place in self._shard if place}:
                 atomic.sync(pixelcache.pixel_file(self.folder, number))
             if self._shard:
@@ -58,8 +59,6 @@ class Journal:
                     stream.write(_line(self._shard))
                     stream.flush()
                     os.fsync(stream.fileno())
-        except OSError as error:
-            raise atomic.refused(self.file, error) from error
         self._shard, self._begun = [], time.monotonic()
 
     def forget_unread(self) -> None:

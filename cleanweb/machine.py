@@ -6,9 +6,10 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor
 
 from cleanweb.errors import MachineError
 
@@ -72,6 +73,40 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         libc.mallopt(_M_TOP_PAD, 64 * 2**20)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is what torch or Python raise where memory does not suffice, on a GPU or not."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def in_parts(predict: Callable[[Tensor], tuple[Tensor, ...]], images: Tensor) -> tuple[Tensor, ...]:
+    """predict(images), each (b, …), in halves of halves where memory does not suffice for all at once. For what sees
+    every image alone, as a network in evaluation mode does. Raises MachineError where one is too much."""
+    try:
+        return predict(images)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        if len(images) < 2:
+            raise MachineError(f"Out of memory with a single image: {error}. Try a smaller --image-size.") from error
+    parts = [in_parts(predict, half) for half in images.chunk(2)]
+    return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+
+
+@contextlib.contextmanager
+def deterministic(asked: bool) -> Iterator[None]:
+    """Only algorithms that give the same bits every time, if asked. On a CPU those here do so anyway."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if asked:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
 
 
 def cores() -> int:

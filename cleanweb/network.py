@@ -149,9 +149,11 @@ class MeanTeacher(nn.Module):
         super().__init__()
         self.ema = ModelEmaV3(student, decay=omega)
         self.ema.module.requires_grad_(False)
+        self.paused = False  # while a step is put together of the parts of a batch
 
     def update(self, student: nn.Module) -> None:
-        self.ema.update(student)
+        if not self.paused:
+            self.ema.update(student)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -49,7 +49,7 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
     crawl = readers.read(settings.source, settings.labels, settings.path_column, settings.label_column,
                          settings.allow_outside, settings.merge_labels)  # fmt: skip
     folder.refuse_inside(crawl.root)
-    with folder.alone("fit"):
+    with folder.alone("fit"), machine.deterministic(settings.deterministic):
         unfinished = Unfinished(folder.path)
         if unfinished.is_complete():
             asked_for, run = unfinished.is_of(settings), _handed_over(unfinished)
@@ -114,6 +114,8 @@ def _learn(settings: Settings, crawl: readers.Crawl, unfinished: Unfinished, pro
     rows, decision = judged.images, judged.decision
     log.info("verdicts %s; share of wrong labels %.3f (%.3f to %.3f)", dict(Counter(map(str, decision.verdict))),
              *decision.noise[-1])  # fmt: skip
+    changed = changes(samples, facts)
+    rows = tables.with_notes(rows, changed)
     final = encode([rows.at[i, "final_label"] for i in scored], classes)[1]
     classifier_epochs: list[train.EpochRecord] = []
     if (final >= 0).any():
@@ -133,7 +135,8 @@ def _learn(settings: Settings, crawl: readers.Crawl, unfinished: Unfinished, pro
     }
     manifest.write(results.path, made)
     results.save_record(made["runs"].iloc[0].to_dict())
-    unfinished.complete([*crawl.notes, *training.words])
+    words = [f"{len(changed):,} files have changed or vanished since they were read: see their note."] * bool(changed)
+    unfinished.complete([*crawl.notes, *words, *training.words])
 
 
 def _handed_over(unfinished: Unfinished) -> Outcome:
@@ -164,6 +167,13 @@ def inspect(
     first = duplicates.first_rows(samples)
     missing = ImageFacts(Status.MISSING)
     return [found.get(first.get(i, i), missing) for i in range(len(samples))], cache
+
+
+def changes(samples: list[Sample], facts: list[ImageFacts]) -> dict[int, str]:
+    """What has become of files since they were read, in words, by sample index: verdicts are about what was read."""
+    single = {i: Path(s.file) for i, s in enumerate(samples) if s.row is None and facts[i].status == Status.OK}
+    found = {i: images.changed_since(file, facts[i]) for i, file in single.items()}
+    return {i: words for i, words in found.items() if words}
 
 
 def to_score(samples: list[Sample], facts: list[ImageFacts], kept: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The nouns that travel between the stages. Plain data; importing this loads neither torch nor pandas."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -7,6 +8,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
+
+NOTICE = 25  # level of the log: what a person is told unasked, and need not act on
+logging.addLevelName(NOTICE, "NOTE")
 
 # progress(stage, done, total): called by long steps; the command line draws it.
 Progress = Callable[[str, int, int], None]

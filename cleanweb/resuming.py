@@ -21,7 +21,7 @@ from pathlib import Path
 
 from cleanweb import __version__, atomic
 from cleanweb.errors import RunError
-from cleanweb.records import Sample, Status
+from cleanweb.records import NOTICE, Sample, Status
 from cleanweb.runfolder import RunFolder
 from cleanweb.settings import Settings, fingerprint
 
@@ -57,11 +57,12 @@ class Unfinished:
                     raise
         self.discard()
         self.is_new = True
-        self.results.path.mkdir(parents=True)
-        atomic.write_bytes(self._samples, _packed(samples))
         began = f"{datetime.now(UTC):%F %T}"
         record = {"cleanweb": __version__, "began": began, "fresh": settings.fresh, "settings": settings.to_json()}
-        atomic.write_text(self._record, json.dumps(record, indent=2))
+        with atomic.writing(self.path) as draft:
+            (draft / self.results.path.name).mkdir(parents=True)
+            atomic.write_bytes(draft / self._samples.name, _packed(samples))
+            atomic.write_text(draft / self._record.name, json.dumps(record, indent=2))
         return list(samples)
 
     def _go_on(self, settings: Settings, samples: Sequence[Sample]) -> list[Sample]:
@@ -77,7 +78,7 @@ class Unfinished:
         first_read = _unpacked(self._samples)
         if other := _other_rows(first_read, samples):
             raise RunError(f"{self.run} holds an unfinished run of another crawl: {other}. {ending}")
-        log.info("Going on with the run that began at %s UTC.", record["began"])
+        log.log(NOTICE, "Going on with the run that began at %s UTC.", record["began"])
         atomic.remove_drafts(self.path)
         if self.results.path.exists():  # not complete: they are made again
             self._throw_away(self.results.path)
@@ -104,8 +105,9 @@ class Unfinished:
 
     def complete(self, notes: Sequence[str]) -> None:
         """All results are there: whatever happens now, `publish` can bring them to their places."""
-        for path in self.results.path.rglob("*"):
-            atomic.sync(path)
+        with atomic.told(self.results.path):
+            for path in self.results.path.rglob("*"):
+                atomic.sync(path)
         names = [name for name in _RESULTS if (self.results.path / name).exists()]
         atomic.write_text(self._complete, json.dumps({"names": names, "notes": list(notes)}))
 
@@ -119,17 +121,18 @@ class Unfinished:
     def publish(self) -> list[str]:
         """Move the results to their places in the run folder, where this has not happened yet; gives the notes."""
         told = json.loads(self._complete.read_text(encoding="utf-8"))
-        for log_file in self.run.glob("manifest.duckdb.wal*"):  # changes to the old file must not meet the new one
-            log_file.unlink()
-        for name in _RESULTS:
-            new, place = self.results.path / name, self.run / name
-            if place.is_dir() and (new.exists() or name not in told["names"]):
-                self._throw_away(place)  # no folder takes the place of a full one
-            if new.exists():
-                os.replace(new, place)  # noqa: PTH105 - atomic.py's name for it
-            elif name not in told["names"]:
-                atomic.remove(place)
-        atomic.sync(self.run)
+        with atomic.told(self.run):
+            for log_file in self.run.glob("manifest.duckdb.wal*"):  # changes to the old file must not meet the new one
+                log_file.unlink()
+            for name in _RESULTS:
+                new, place = self.results.path / name, self.run / name
+                if place.is_dir() and (new.exists() or name not in told["names"]):
+                    self._throw_away(place)  # no folder takes the place of a full one
+                if new.exists():
+                    os.replace(new, place)  # noqa: PTH105 - atomic.py's name for it
+                elif name not in told["names"]:
+                    atomic.remove(place)
+            atomic.sync(self.run)
         return told["notes"]
 
     def discard(self) -> None:
@@ -139,8 +142,9 @@ class Unfinished:
 
     def _throw_away(self, folder: Path) -> None:
         leftover = atomic.draft_of(self.path)
-        folder.rename(leftover)
-        atomic.remove(leftover)
+        with atomic.told(folder):
+            folder.rename(leftover)
+            atomic.remove(leftover)
 
     def _read_record(self) -> dict:
         try:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cleanweb.divergence import js_divergence
+from cleanweb.machine import in_parts
 from cleanweb.neighbours import nearest
 from cleanweb.records import UNVERIFIED, Scores
 
@@ -25,7 +26,7 @@ def believe(
     """
     probs, features = [], []
     for views in batches:
-        predictions = [predict(view) for view in views]
+        predictions = [in_parts(predict, view) for view in views]
         probs.append(torch.stack([p for p, _ in predictions]).float().cpu())
         features.append(torch.stack([f for _, f in predictions]).float().mean(0).cpu())
     return torch.cat(probs, 1).numpy(), torch.cat(features).numpy()

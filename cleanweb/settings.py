@@ -143,6 +143,7 @@ class Settings:
     image_size: int | None = None  # px, square
     seed: int = 0
     device: str = "auto"
+    deterministic: bool = False
     workers: int | None = None
     fresh: bool = False
     strict: bool = False

@@ -5,7 +5,7 @@ Torch-free: `retag` builds the same tables again from stored scores.
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -54,6 +54,14 @@ def facts_table(
             "row_in_file": sample.row,
         })  # fmt: skip
     return pd.DataFrame(rows, dtype=object).assign(**dict.fromkeys(_JUDGED))
+
+
+def with_notes(images: pd.DataFrame, words: Mapping[int, str]) -> pd.DataFrame:
+    """The images table with these words added to the notes of these rows."""
+    notes = list(images["note"])
+    for row, said in words.items():
+        notes[row] = f"{notes[row]}; {said}" if notes[row] else said
+    return images.assign(note=pd.Series(notes, images.index, dtype=object))
 
 
 def judge(

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cleanweb.errors import CleanwebError
+from cleanweb.records import NOTICE
 from cleanweb.settings import METHOD_NAMES, PRETRAINS, RECIPE_NAMES, TUNES
+from cleanweb.signals import stoppable
 
 if TYPE_CHECKING:
     from cleanweb.records import Progress
@@ -36,15 +38,16 @@ Pretrain = choice("Pretrain", PRETRAINS)
 
 @contextmanager
 def words_for_errors() -> Iterator[None]:
-    """A CleanwebError becomes one message on stderr and its exit code."""
+    """A CleanwebError becomes one message on stderr and its exit code; SIGTERM stops as Ctrl-C does."""
     try:
-        yield
+        with stoppable():
+            yield
     except CleanwebError as error:
         typer.echo(f"Error: {plain(str(error))}", err=True)
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
         typer.echo("\nInterrupted. Give the same command again to go on.", err=True)
-        raise typer.Exit(130) from error
+        raise typer.Exit(getattr(error, "exit_code", 130)) from error
     except BrokenPipeError:
         raise
     except OSError as error:  # where no better words were found: the disk is full, a folder is not ours
@@ -125,14 +128,15 @@ class _Handler(logging.Handler):
 
 
 def log_to_stderr(verbosity: int) -> None:
-    """0: our warnings; 1: what was found and chosen, and why; 2: everything, other libraries' too; −1: nothing."""
+    """0: our notes and warnings; 1: what was found and chosen, and why; 2: everything, other libraries' too; −1: no
+    word."""
     ours, everyone = logging.getLogger("cleanweb"), logging.getLogger()
     for handler in [h for h in everyone.handlers if isinstance(h, _Handler)]:  # a second command in one process
         everyone.removeHandler(handler)
     if verbosity >= 0:
         everyone.addHandler(_Handler())
     everyone.setLevel(logging.DEBUG if verbosity > 1 else logging.CRITICAL)
-    ours.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO if verbosity else logging.WARNING)
+    ours.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO if verbosity else NOTICE)
 
 
 # --- text -----------------------------------------------------------------------------------------------------------

@@ -7,10 +7,12 @@ which item a process was working on.
 """
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -27,6 +29,7 @@ from cleanweb.errors import MachineError
 Keyed = tuple[int, Any]  # an item, or its answer, under the number it came with
 Start = Callable[[int], Callable[[Any], Any]]
 
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 BUNCH_S = 0.1  # a bunch of items should take this long: long beside a message, short beside the whole
 BUNCH_ITEMS = 64
 BUNCH_BYTES = 4 << 20
@@ -183,6 +186,8 @@ def _attempt(function: Callable[[Any], Any], item: Any) -> Any:
 
 def _serve(pipe: Connection, start: Start, number: int, memory_bytes: int | None) -> None:
     """The life of a process: bunches in, answers out, until the pipe closes."""
+    if sys.platform == "linux":  # a decoder that holds Python's lock keeps the thread below from running
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     function = start(number)
     if memory_bytes is not None:

@@ -35,7 +35,7 @@ FLOORS: list[tuple[str, set[str]]] = [
                           "splits"}),
     ("tools", {"settings", "machine", "divergence", "neighbours", "labelnoise", "calibration", "smallloss", "mixmatch",
                "contrastive", "twogroups", "distributed", "workers", "pixelcache", "signatures", "charts", "usage",
-               "runlock", "checkpoint", "safenames", "spreadsheet", "drafts"}),
+               "runlock", "checkpoint", "safenames", "spreadsheet", "drafts", "signals"}),
     ("the disk", {"atomic"}),
     ("ground", {"records", "errors", "schema"}),
 ]  # fmt: skip
@@ -60,7 +60,7 @@ TORCH_FREE = {"__init__", "__main__", "run", "cli", "commands", "commands/*", "t
               "review/*", "verdict", "tables", "trusted", "manifest", "database", "images", "duplicates", "runfolder",
               "readers", "readers/*", "writers", "writers/*", "bench", "bench/noise", "bench/sources", "bench/worlds",
               "bench/metrics", "bench/record", "bench/tables", "bench/commands", "audit", "audit/*", "runlock",
-              "resuming", "journal", "checkpoint", "atomic"}  # fmt: skip
+              "resuming", "journal", "checkpoint", "atomic", "signals"}  # fmt: skip
 PRINTS = {"cli", "terminal", "commands", "commands/*", "bench/commands"}  # others use `logging` and callbacks
 
 MOST_LINES = 420

@@ -5,6 +5,7 @@ import io
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 
 from cleanweb import checkpoint, methods
 from cleanweb.errors import MachineError, RunError
-from cleanweb.methods import Batch, Loss
-from cleanweb.network import SMALL, Backbone, Network
+from cleanweb.methods import Batch, Batches, Loss
+from cleanweb.network import SMALL, Backbone, MeanTeacher, Network
 from cleanweb.settings import Recipe
 from cleanweb.train import EpochRecord, learning_rate_factor, make_optimiser, train
 from cleanweb.views import ImageBatches, Pixels
@@ -139,6 +140,122 @@ def test_a_loss_that_is_not_finite_stops_the_run_in_words(value: float):
     with pytest.raises(RunError, match=r"epoch 1, step [12]"):
         train(method, batches, recipe(), 2)
     assert method.weight.isfinite().all()  # nothing was stepped on it
+
+
+class Spoiled(Scripted):
+    """A loss that is not finite in epoch 2, so often; and what rates it was trained at."""
+
+    def __init__(self, times: int):
+        super().__init__()
+        self.times = times
+
+    def epoch(self, t: int, given: Iterator[Batch]) -> Iterator[Loss]:
+        for n, loss in enumerate(super().epoch(t, given)):
+            spoil = t == 2 and n == 1 and self.times > 0
+            self.times -= spoil
+            yield replace(loss, value=loss.value * math.nan) if spoil else loss
+
+
+def test_after_a_loss_that_is_not_finite_it_goes_back_and_on_more_slowly(tmp_path: Path, caplog):
+    file = tmp_path / "fold 1 of 3.pt"
+    records = train(Spoiled(1), batches, recipe(lr=0.5, decay_from=1.0), 3, file)
+    assert [record.epoch for record in records] == [1, 2, 3]
+    assert [record.lr for record in records] == pytest.approx([0.5, 0.05, 0.05])
+    assert "epoch 2, step 2 (fold 1 of 3): back to the last epoch, and on with 0.1 of the learning rate" in caplog.text
+    plain = train(Scripted(), batches, recipe(lr=0.5, decay_from=1.0), 1)
+    assert records[0].loss == plain[0].loss
+    with pytest.raises(Stopped):  # the lower rate is in the checkpoint, too
+        train(Spoiled(1), batches, recipe(lr=0.5, decay_from=1.0), 3, tmp_path / "again.pt", halt_after(2))
+    resumed = train(Scripted(), batches, recipe(lr=0.5, decay_from=1.0), 3, tmp_path / "again.pt")
+    assert [record.loss for record in resumed] == [record.loss for record in records]
+
+
+def test_a_loss_that_is_not_finite_again_is_diagnosed(tmp_path: Path):
+    method = Spoiled(2)
+    with pytest.raises(
+        RunError, match=r"epoch 2, step 2 \(x\), and again with 0\.1 .*: training has diverged.*--set lr"
+    ):
+        train(method, batches, recipe(), 3, tmp_path / "x.pt")
+    assert method.weight.isfinite().all()
+
+
+def test_weights_that_are_not_finite_are_never_stored(tmp_path: Path):
+    class Overflowing(Scripted):
+        def epoch(self, t: int, given: Iterator[Batch]) -> Iterator[Loss]:
+            yield from super().epoch(t, given)
+            self.weight.data.fill_(math.inf)
+
+    with pytest.raises(RunError, match=r"weights were not finite after epoch \d"):
+        train(Overflowing(), batches, recipe(), 3, tmp_path / "x.pt")
+    stored = torch.load(io.BytesIO(checkpoint.read(tmp_path / "x.pt")), weights_only=True)
+    assert stored["method"]["weight"].isfinite().all()
+
+
+class Small(nn.Module):
+    """A method on a machine whose memory does not suffice for more than so many images."""
+
+    views = ("weak",)
+
+    def __init__(self, most: int):
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = nn.Linear(3, 2).double()
+        self.teacher = MeanTeacher(nn.Sequential(self.network), 0.9)
+        self.most, self.sizes, self.updates = most, [], 0
+
+    def epoch(self, t: int, given: Batches) -> Iterator[Loss]:
+        for batch in given:
+            if len(batch.indices) > self.most:
+                raise self.error
+            self.sizes.append(len(batch.indices))
+            yield Loss(nn.functional.cross_entropy(self.network(batch.views[0]), batch.labels))
+            self.teacher.update(nn.Sequential(self.network))
+
+
+def many(t: int) -> Batches:
+    points = torch.randn(64, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(64) % 2
+
+    def draw(indices: Tensor, generator: torch.Generator | None) -> Batch:
+        return Batch(indices, labels[indices], (points[indices],))
+
+    return Batches(draw, torch.arange(64), 16, torch.Generator().manual_seed(t))
+
+
+MEMORY = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError(),
+          RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", MEMORY, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(("most", "parts"), [(8, 2), (4, 4)])
+def test_where_memory_ends_batches_are_halved_and_the_result_is_the_same(
+    error: Exception, most: int, parts: int, tmp_path: Path, caplog
+):
+    whole, small = Small(16), Small(most)
+    small.error = error
+    plan = recipe(batch_size=16)
+    expected = train(whole, many, plan, 3)
+    found = train(small, many, plan, 3, tmp_path / "x.pt")
+    assert set(small.sizes) == {16 // parts}
+    assert len(small.sizes) == 4 * 3 * parts
+    assert f"every batch of 16 in {parts} parts" in caplog.text
+    assert [r.loss for r in found] == pytest.approx([r.loss for r in expected])
+    for key, value in whole.state_dict().items():  # the teacher, too, followed each step once
+        torch.testing.assert_close(small.state_dict()[key], value)
+
+
+def test_where_memory_does_not_suffice_for_a_few_images_it_is_said(tmp_path: Path):
+    small = Small(1)
+    small.error = MEMORY[0]
+    with pytest.raises(MachineError, match=r"Out of memory in training \(x\), with batches in 4 parts.*--image-size"):
+        train(small, many, recipe(batch_size=16), 3, tmp_path / "x.pt")
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path: Path):
+    small = Small(1)
+    small.error = RuntimeError("a bug")
+    with pytest.raises(RuntimeError, match="a bug"):
+        train(small, many, recipe(batch_size=16), 3, tmp_path / "x.pt")
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------------------
@@ -296,7 +413,7 @@ def test_a_checkpoint_that_cannot_be_finished_leaves_the_last_one(tmp_path: Path
     with pytest.raises(MachineError, match=r"train\.pt: No space.*Free some space"):
         train(Scripted(), batches, recipe(), 2, file)
     assert file.read_bytes() == before
-    assert {p.name for p in tmp_path.iterdir()} == {"train.pt"}
+    assert {p.name for p in tmp_path.iterdir()} == {"train.pt", "train.pt.before"}
 
 
 def test_records_are_plain_numbers():

@@ -82,6 +82,8 @@ def fit(
         help="Input side; default: the backbone's.")] = None,
     device: Annotated[str, typer.Option(metavar="NAME", rich_help_panel=_MACHINE,
         help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    deterministic: Annotated[bool, typer.Option("--deterministic", rich_help_panel=_MACHINE,
+        help="The same bits every time on a GPU, too, and slower; a CPU gives them anyway.")] = False,
     workers: Annotated[int | None, typer.Option(min=0, metavar="N", rich_help_panel=_MACHINE,
         help="Processes to read images; default: all cores; 0: none but this.")] = None,
     as_json: JsonOption = False,
@@ -106,8 +108,8 @@ def fit(
             trusted=trusted, merge_labels=merge_labels, allow_outside=allow_outside, method=str(method),
             recipe=str(recipe), noise_rate=noise_rate, backbone=backbone, weights=weights, tune=str(tune),
             pretrain=str(pretrain), epochs=epochs, batch_size=batch_size, image_size=image_size, seed=seed,
-            device=device, workers=workers, fresh=fresh, strict=strict, hyperparameters=_parsed(hyperparameters or []),
-            origin=_origin(ctx),
+            device=device, deterministic=deterministic, workers=workers, fresh=fresh, strict=strict,
+            hyperparameters=_parsed(hyperparameters or []), origin=_origin(ctx),
         )  # fmt: skip
     with words_for_errors(), showing_progress(quiet) as progress:
         from cleanweb import pipeline, summary

@@ -47,6 +47,11 @@ class Batch:
     labels: Tensor  # (b,) int64: given labels
     views: tuple[Tensor, ...]  # each (b, …): images (b, 3, h, w) or features (b, d), one per entry of Method.views
 
+    def split(self, parts: int) -> Iterator["Batch"]:
+        """The same samples and views in so many parts of about the same size."""
+        for at in torch.arange(len(self.indices), device=self.indices.device).tensor_split(parts):
+            yield Batch(self.indices[at], self.labels[at], tuple(view[at] for view in self.views))
+
 
 @dataclass(frozen=True, slots=True)
 class Batches:
@@ -60,6 +65,7 @@ class Batches:
     indices: Tensor  # (m,) int64: the samples, ascending, on the CPU
     size: int  # of a batch, about: the last one is not small, since batch norm needs company
     generator: Generator
+    parts: int = 1  # that a batch is handed over in, where memory does not suffice for the whole
 
     def __len__(self) -> int:
         m = len(self.indices)
@@ -69,7 +75,8 @@ class Batches:
         """Every sample once, shuffled."""
         order = self.indices[torch.randperm(len(self.indices), generator=self.generator)]
         for indices in order.tensor_split(len(self)):
-            yield self.draw(indices, self.generator)
+            batch = self.draw(indices, self.generator)
+            yield from (batch,) if self.parts == 1 else batch.split(self.parts)
 
     def plain(self) -> Iterator[Batch]:
         """Every sample once, in order and as it is."""
