@@ -121,19 +121,19 @@ class Store:
 
     def count(self, question: Question) -> dict[str, object]:
         """How many rows there are. Puts them in order anew."""
-        generation = self.generation()
+        generation, stamp = self.generation(), self.stamp()  # as they were before looking: what comes after is news
         rows = self._ordered(question, generation, again=True)
-        return {"count": len(rows), "generation": generation, "stamp": self.stamp()}
+        return {"count": len(rows), "generation": generation, "stamp": stamp}
 
     def page(self, question: Question, begin: int, end: int) -> dict[str, object]:
         """The rows from place `begin` up to `end`, `MOST_ROWS` at most."""
-        generation = self.generation()
+        generation, stamp = self.generation(), self.stamp()
         places = self._ordered(question, generation)[begin : min(end, begin + MOST_ROWS)]
         with self._lock:
             rows = self._rows(f"rowid IN ({', '.join(map(str, places))})" if len(places) else "false", [])
         by_place = {row.pop("rowid"): row for row in rows}
         found = [by_place.get(int(place)) for place in places]
-        return {"rows": found, "generation": generation, "stamp": self.stamp()}
+        return {"rows": found, "generation": generation, "stamp": stamp}
 
     def some(self, sample_ids: Sequence[str]) -> list[dict[str, object]]:
         """These samples."""
