@@ -15,6 +15,7 @@ const DONE = { accept: "Accepted", clean: "Given label is right", ood: "None of 
 let about, question, known, filters, grid, picker, zoom;
 let waiting = Promise.resolve(); // actions go one after the other
 let pending = 0;
+let telling;
 const mine = []; // the decisions of every action on this page, for undo
 
 // --- looking ----------------------------------------------------------------------------------------------------------
@@ -157,7 +158,8 @@ function queue(task) {
   pending += 1;
   waiting = waiting.then(task).catch(fail).finally(() => {
     pending -= 1;
-    if (!pending) tell().catch(() => {});
+    clearTimeout(telling); // counting takes longer than deciding: it waits for a pause
+    telling = setTimeout(() => tell().catch(() => {}), 1200);
   });
 }
 
