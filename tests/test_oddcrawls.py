@@ -97,6 +97,7 @@ def test_what_is_odd_is_told(odd: tuple[Path, str]) -> None:
     assert max(map(len, said.splitlines())) < 250  # labels of 1,000 characters are cut
 
 
+@pytest.mark.slow
 def test_spellings_are_one_class_where_asked(tmp_path: Path) -> None:
     table = odd_crawl(tmp_path / "crawl")
     code, out, err = cleanweb("fit", tmp_path / "crawl", "--labels", table, "--out", tmp_path / "run", *FIT,
@@ -128,6 +129,7 @@ pil.open = deadly
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_files_that_kill_their_process_cost_a_row_each(crawl: Path, tmp_path: Path) -> None:
     """Stand-ins for decoders with a hole: none of the files of the fuzzer kills this Pillow."""
