@@ -72,8 +72,8 @@ def many_frames(n: int) -> bytes:
 
 
 def many_strips() -> bytes:
-    """A TIFF of 24 × 24 that names a million strips."""
-    n = 1_000_000
+    """A TIFF of 24 × 24 that names two million strips."""
+    n = 2_000_000
     tags = [(256, 4, 1, 24), (257, 4, 1, 24), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, n, 200),
             (277, 3, 1, 1), (278, 4, 1, 1), (279, 4, n, 200)]  # fmt: skip
     entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
