@@ -12,6 +12,7 @@ from cleanweb.bench.commands import app as bench
 from cleanweb.commands.audit import audit
 from cleanweb.commands.doctor import doctor
 from cleanweb.commands.export import export
+from cleanweb.commands.export_model import export_model
 from cleanweb.commands.fit import fit
 from cleanweb.commands.predict import predict
 from cleanweb.commands.report import report
@@ -31,7 +32,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (fit, report, audit, sql, review, retag, export, predict, doctor):  # in the order of the work
+for command in (
+    fit,
+    report,
+    audit,
+    sql,
+    review,
+    retag,
+    export,
+    export_model,
+    predict,
+    doctor,
+):  # in the order of the work
     app.command(cls=Command)(command)
 app.add_typer(bench, name="bench")
 

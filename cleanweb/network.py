@@ -331,11 +331,13 @@ def _hub_answers(timeout_s: float = 3.0) -> bool:
 
 
 def save_classifier(model: nn.Module, folder: Path, class_names: list[str], size_px: int) -> None:
-    """Write config.json + model.safetensors in timm's own layout, with the class names in logit order and the side of
-    the images it was trained on, uncropped."""
+    """Write config.json + model.safetensors in timm's own layout, with the class names in logit order and how the
+    images were made that it was trained on (`pixelcache.centre_square`): timm's own transform makes them alike."""
     from timm.models import save_for_hf
 
-    model.pretrained_cfg = dict(model.pretrained_cfg) | {"input_size": (3, size_px, size_px), "crop_pct": 1.0}
+    model.pretrained_cfg = dict(model.pretrained_cfg) | {
+        "input_size": (3, size_px, size_px), "crop_pct": 1.0, "crop_mode": "center", "interpolation": "lanczos",
+    }  # fmt: skip
 
     model_config = {"label_names": class_names, "num_classes": len(class_names)}
     model = model.cpu().to(memory_format=torch.contiguous_format)  # safetensors takes no other

@@ -17,6 +17,7 @@ from cleanweb import (
     images,
     machine,
     manifest,
+    modelcard,
     plan,
     readers,
     score,
@@ -134,6 +135,7 @@ def _learn(settings: Settings, crawl: readers.Crawl, unfinished: Unfinished, pro
         "audit_findings": manifest.empty("audit_findings"),
     }
     manifest.write(results.path, made)
+    modelcard.write(results.classifier, made)
     results.save_record(made["runs"].iloc[0].to_dict())
     words = [f"{len(changed):,} files have changed or vanished since they were read: see their note."] * bool(changed)
     unfinished.complete([*crawl.notes, *words, *training.words])

@@ -19,6 +19,7 @@ RECIPE_NAMES = ("auto", *PAPER_RECIPES, "snc", *CONTRASTS)  # snc: Jo-SNC, the a
 ONLY = ("clean", "relabeled", "ood", "unusable", "trainable")
 FORMATS = ("csv", "jsonl", "parquet", "imagefolder", "huggingface", "webdataset", "yolo", "coco", "fiftyone",
            "labelstudio")  # fmt: skip
+MODEL_FORMATS = ("timm", "onnx", "torch-export")
 LINKS = ("copy", "hardlink", "symlink")
 
 # The default backbones: permissive licences, small enough for the device they are for.

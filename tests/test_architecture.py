@@ -19,12 +19,12 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("a run in Python", {"run"}),
     ("the command line", {"cli"}),
     ("commands", {"commands", "commands/*", "bench/*"}),
-    ("the story", {"pipeline", "retagging", "exporting", "prediction", "doctor"}),
+    ("the story", {"pipeline", "retagging", "exporting", "modelexport", "prediction", "doctor"}),
     ("ways to learn", {"tune", "plan"}),
     ("what they start from", {"features", "pretrain"}),
     ("what people decided", {"carried"}),
     ("the blind page", {"audit/page"}),
-    ("what is shown", {"summary", "report", "review", "review/*", "views"}),
+    ("what is shown", {"summary", "report", "modelcard", "review", "review/*", "views"}),
     ("what a report is made of", {"thumbnails", "audit", "audit/*"}),
     ("what people say", {"reviews"}),
     ("stages", {"readers/*", "images", "duplicates", "methods/*", "train", "score", "verdict", "tables", "trusted",
@@ -50,12 +50,12 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
 # Which files may import these at module level. Elsewhere they are imported where they are needed, or not at all.
 TENSORS = {"methods", "methods/*", "divergence", "neighbours", "network", "smallloss", "mixmatch", "contrastive",
            "pretrain", "machine", "distributed",
-           "views", "features", "train", "tune", "plan", "score", "pipeline", "prediction", "bench/trial",
+           "views", "features", "train", "tune", "plan", "score", "pipeline", "prediction", "modelexport", "bench/trial",
            "bench/rivals"}  # fmt: skip
 DATABASE = {"database", "manifest", "readers/table", "writers/parquet"}
 # What `--help`, `export`, `sql`, `retag`, `doctor` and `review` load: no module-level import leads from here to torch.
 TORCH_FREE = {"__init__", "__main__", "run", "cli", "commands", "commands/*", "terminal", "config", "usage",
-              "retagging", "exporting", "labeltree", "doctor", "summary", "report", "thumbnails", "charts", "reviews",
+              "retagging", "exporting", "labeltree", "modelcard", "doctor", "summary", "report", "thumbnails", "charts", "reviews",
               "carried", "review",
               "review/*", "verdict", "tables", "trusted", "manifest", "database", "images", "duplicates", "runfolder",
               "readers", "readers/*", "writers", "writers/*", "bench", "bench/noise", "bench/sources", "bench/worlds",

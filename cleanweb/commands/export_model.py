@@ -1,0 +1,48 @@
+"""cleanweb export-model: hand over the retrained classifier."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cleanweb.commands import JsonOption, Quiet, RunOption, Verbose
+from cleanweb.settings import DEFAULT_RUN, MODEL_FORMATS
+from cleanweb.terminal import choice, one_line, words_for_errors
+
+Format = choice("ModelFormat", MODEL_FORMATS)
+
+
+def export_model(
+    format: Annotated[
+        Format,
+        typer.Option("--format", "-f", help='timm: .safetensors; onnx: needs "cleanweb-data[onnx]"; torch-export: .pt2.'),
+    ] = Format.timm,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="The folder to write. Never overwritten. Default: a new name in "
+                     "the run folder."),
+    ] = None,
+    run: RunOption = Path(DEFAULT_RUN),
+    as_json: JsonOption = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> None:  # fmt: skip
+    """Hand over the retrained classifier, with its classes, how images are prepared for it, and a model card.
+
+    The copy is compared with the original before it is kept.
+
+    \b
+    Examples:
+      cleanweb export-model --format onnx --out sports-onnx
+      cleanweb export-model --format torch-export
+    """
+    with words_for_errors():
+        from cleanweb import exporting, modelexport
+
+        target = out or exporting.new_name(run, ("classifier", str(format)), "")
+        difference = modelexport.export(run, str(format), target)
+    if as_json:
+        typer.echo(json.dumps({"out": str(target), "format": str(format), "largest_difference": difference}))
+    elif not quiet:
+        typer.echo(one_line(f"{target}: the classifier as {format}, largest difference {difference:.2g}."))
