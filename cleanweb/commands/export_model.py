@@ -16,12 +16,12 @@ Format = choice("ModelFormat", MODEL_FORMATS)
 def export_model(
     format: Annotated[
         Format,
-        typer.Option("--format", "-f", help='timm: .safetensors; onnx: needs "cleanweb-data[onnx]"; torch-export: .pt2.'),
+        typer.Option("--format", "-f", help="timm: .safetensors; onnx: needs the extra onnx; torch-export: .pt2."),
     ] = Format.timm,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="DIR", help="The folder to write. Never overwritten. Default: a new name in "
-                     "the run folder."),
+        typer.Option("--out", "-o", metavar="DIR", help="The folder to write, never overwritten. Default: a new name in"
+                     " the run folder."),
     ] = None,
     run: RunOption = Path(DEFAULT_RUN),
     as_json: JsonOption = False,
