@@ -1,7 +1,7 @@
 """The card of a run's classifier: README.md in the form of the Hugging Face Hub. Built from the manifest alone.
 
-What a class or a file is called comes from the web: it is shown, and never is Markdown, HTML or a line of its own. Paths
-of this machine are left out, since cards are published.
+What a class or a file is called comes from the web: it is shown, and is never Markdown, HTML or a line of its own.
+Paths of this machine are left out, since cards are published.
 """
 
 import html
@@ -74,7 +74,8 @@ def for_use(card: str, use: str) -> str:
 def _head(config: dict[str, Any]) -> str:
     name = f"{config['architecture']}, {config['num_classes']} classes"
     head = ["---", "library_name: timm", "pipeline_tag: image-classification", "tags:", "- image-classification",
-            "- timm", "- noisy-labels", "- cleanweb", "---", "", f"# Image classifier: {_inline(name)}", ""]  # fmt: skip
+            "- timm", "- noisy-labels", "- cleanweb", "---", "",
+            f"# Image classifier: {_inline(name)}", ""]  # fmt: skip
     words = (
         "Trained by cleanweb on a crawled image set: on the labels that were left and suggested after its noisy ones "
     )
@@ -88,8 +89,8 @@ def _preparation(config: dict[str, Any]) -> str:
     side = pixels["input_size"][-1]
     return (f"## Preparation of images\n\nRGB, EXIF orientation applied; the middle square, resized to {side} × {side} "
             f"px ({pixels['interpolation']}); divided by 255; less mean {list(pixels['mean'])}, divided by standard "
-            f"deviation {list(pixels['std'])}, per channel. The classes stand in config.json (`label_names`) in the order of "
-            "the logits.\n")  # fmt: skip
+            f"deviation {list(pixels['std'])}, per channel. The classes stand in config.json (`label_names`) in the "
+            "order of the logits.\n")  # fmt: skip
 
 
 def _data(tables: "Mapping[str, pd.DataFrame]") -> str:
@@ -119,16 +120,16 @@ def _quality(tables: "Mapping[str, pd.DataFrame]") -> str:
     judged = images[images["final_label"].notna() & images["duplicate_of"].isna() & images["predicted_label"].notna()]
     agree = (judged["predicted_label"] == judged["final_label"]).mean() if len(judged) else float("nan")
     agreement = f"{agree:.1%} of these {len(judged):,} pictures" if len(judged) else "none of the pictures"
-    return ("## Quality\n\nNo accuracy was measured: there are no images whose labels are known for sure and that it was "
-            f"not trained on. The model that judged the labels predicts the final label of {agreement}, which it decided "
-            "itself: that is agreement, not accuracy. `cleanweb audit` measures how many of the labels are right; measure "
-            "the classifier on labelled images of your own.\n")  # fmt: skip
+    return ("## Quality\n\nNo accuracy was measured: there are no images whose labels are known for sure and that it "
+            f"was not trained on. The model that judged the labels predicts the final label of {agreement}, which it "
+            "decided itself: that is agreement, not accuracy. `cleanweb audit` measures how many of the labels are right; "
+            "measure the classifier on labelled images of your own.\n")  # fmt: skip
 
 
 def _limits() -> str:
     return ("## Limits\n\nIt knows its classes only and gives one of them to any image. What the crawl got wrong "
-            "systematically (every logo found under one class) it has learned. Classes with few or noisy images above are "
-            "the least certain. Its probabilities are not calibrated.\n")  # fmt: skip
+            "systematically (every logo found under one class) it has learned. Classes with few or noisy images above "
+            "are the least certain. Its probabilities are not calibrated.\n")  # fmt: skip
 
 
 def _how(run: "pd.Series") -> str:

@@ -82,8 +82,10 @@ def _write_onnx(model: nn.Module, names: list[str], classifier: Path, folder: Pa
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own insides; the result is checked
-        program = torch.onnx.export(model, (_example(model),), dynamo=True, input_names=["images"], verbose=False,
-                                    output_names=["logits"], dynamic_shapes=(_ANY_NUMBER,), external_data=False)  # fmt: skip
+        program = torch.onnx.export(
+            model, (_example(model),), dynamo=True, input_names=["images"], output_names=["logits"],
+            dynamic_shapes=(_ANY_NUMBER,), external_data=False, verbose=False,
+        )  # fmt: skip
         program.model.metadata_props["label_names"] = json.dumps(names)
         program.save(folder / "model.onnx")
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])

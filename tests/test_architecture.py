@@ -50,12 +50,14 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
 # Which files may import these at module level. Elsewhere they are imported where they are needed, or not at all.
 TENSORS = {"methods", "methods/*", "divergence", "neighbours", "network", "smallloss", "mixmatch", "contrastive",
            "pretrain", "machine", "distributed",
-           "views", "features", "train", "tune", "plan", "score", "pipeline", "prediction", "modelexport", "bench/trial",
+           "views", "features", "train", "tune", "plan", "score", "pipeline", "prediction", "modelexport",
+           "bench/trial",
            "bench/rivals"}  # fmt: skip
 DATABASE = {"database", "manifest", "readers/table", "writers/parquet"}
 # What `--help`, `export`, `sql`, `retag`, `doctor` and `review` load: no module-level import leads from here to torch.
 TORCH_FREE = {"__init__", "__main__", "run", "cli", "commands", "commands/*", "terminal", "config", "usage",
-              "retagging", "exporting", "labeltree", "modelcard", "doctor", "summary", "report", "thumbnails", "charts", "reviews",
+              "retagging", "exporting", "labeltree", "modelcard", "doctor", "summary", "report", "thumbnails",
+              "charts", "reviews",
               "carried", "review",
               "review/*", "verdict", "tables", "trusted", "manifest", "database", "images", "duplicates", "runfolder",
               "readers", "readers/*", "writers", "writers/*", "bench", "bench/noise", "bench/sources", "bench/worlds",
