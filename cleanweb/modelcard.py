@@ -122,7 +122,7 @@ def _quality(tables: "Mapping[str, pd.DataFrame]") -> str:
     agreement = f"{agree:.1%} of these {len(judged):,} pictures" if len(judged) else "none of the pictures"
     return ("## Quality\n\nNo accuracy was measured: there are no images whose labels are known for sure and that it "
             f"was not trained on. The model that judged the labels predicts the final label of {agreement}, which it "
-            "decided itself: that is agreement, not accuracy. `cleanweb audit` measures how many of the labels are right; "
+            "decided itself: that is agreement, not accuracy. `cleanweb audit` measures how many labels are right; "
             "measure the classifier on labelled images of your own.\n")  # fmt: skip
 
 
