@@ -81,14 +81,14 @@ def _learn(settings: Settings, crawl: readers.Crawl, unfinished: Unfinished, pro
 
     # what is there
     facts, cache = inspect(samples, unfinished.pixels, views.loaded_side(pixels.size_px), settings.workers, progress)
-    copies = duplicates.group(samples, facts, duplicates.picture_comparison(cache.load))
-    scored = to_score(samples, facts, copies.kept)
+    kept, kind = copies_among(samples, facts, cache, unfinished.path)
+    scored = to_score(samples, facts, kept)
     classes, labels = encode([samples[i].given_label for i in scored])
     log.info("%d pictures of %d classes to learn from and score", len(scored), len(classes))
 
     # what the labels teach, and what the model then believes of every image
-    rows = tables.facts_table(samples, facts, copies.kept, copies.kind)
-    verified = trusted_classes(people, copies.kept, scored, classes)
+    rows = tables.facts_table(samples, facts, kept, kind)
+    verified = trusted_classes(people, kept, scored, classes)
     reviews = carried.over(unfinished.earlier, samples, crawl.root, classes)
     decided = carried.seen_classes(reviews, rows, scored, classes)
     seen = np.where(decided == UNVERIFIED, verified, decided)
@@ -169,6 +169,20 @@ def inspect(
     first = duplicates.first_rows(samples)
     missing = ImageFacts(Status.MISSING)
     return [found.get(first.get(i, i), missing) for i in range(len(samples))], cache
+
+
+def copies_among(
+    samples: list[Sample], facts: list[ImageFacts], cache: PixelCache, folder: Path
+) -> tuple[np.ndarray, list[str]]:
+    """The index of each sample's kept copy (n,), and what kind of copy it is; looked for once, and kept in `folder`."""
+    file = folder / f"copies-{fingerprint([fact.pixel_digest for fact in facts])}.npz"
+
+    def look() -> dict[str, np.ndarray]:
+        found = duplicates.group(samples, facts, duplicates.picture_comparison(cache.load))
+        return {"kept": found.kept, "kind": np.array(found.kind, np.str_)}
+
+    found = checkpoint.once(file, look)
+    return found["kept"], found["kind"].tolist()
 
 
 def changes(samples: list[Sample], facts: list[ImageFacts]) -> dict[int, str]:
