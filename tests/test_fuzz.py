@@ -7,10 +7,11 @@ import subprocess
 import zlib
 from pathlib import Path
 
+import duckdb
 import pytest
 
-from cleanweb import images
-from cleanweb.errors import RunError
+from cleanweb import images, readers
+from cleanweb.errors import CleanwebError, RunError
 from cleanweb.network import load_classifier
 from cleanweb.records import ImageFacts, Status, silent
 from cleanweb.runfolder import RunFolder
@@ -162,6 +163,20 @@ def test_the_configuration_of_a_classifier_is_checked(run: Path, tmp_path: Path,
     config.write_text(text.replace(old, new), encoding="utf-8")
     with pytest.raises(RunError, match="not the configuration"):
         load_classifier(tmp_path / "classifier")
+
+
+@pytest.mark.parametrize("kind", ["VARCHAR", "STRUCT(bytes BLOB, path VARCHAR)"])
+@pytest.mark.parametrize("name", ["image_abcd", "label"])
+def test_names_in_parquet_that_are_not_utf_8(tmp_path: Path, name: str, kind: str) -> None:
+    """DuckDB's Python side raised RuntimeError for such a column, and its own error where it was asked about images."""
+    value = "'a.png'" if kind == "VARCHAR" else "{'bytes': 'x'::BLOB, 'path': 'a.png'}"
+    table = tmp_path / "t.parquet"
+    with duckdb.connect() as con:
+        con.execute(f"COPY (SELECT {value}::{kind} AS image_abcd, 'cat' AS label) TO '{table}' (FORMAT parquet)")
+    damaged = name[:-2].encode() + b"\xff" + name[-1:].encode()
+    table.write_bytes(table.read_bytes().replace(name.encode(), damaged))
+    with pytest.raises(CleanwebError):
+        readers.read(table)
 
 
 def test_scores_that_numpy_chokes_on_are_damaged_scores(tmp_path: Path) -> None:

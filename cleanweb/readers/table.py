@@ -365,8 +365,9 @@ class _Parquet:
     def _in_words(self) -> Iterator[None]:
         try:
             yield
-        except duckdb.Error as error:
-            raise CrawlError(f"{self.file} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+        except (duckdb.Error, RuntimeError, UnicodeError) as error:  # the last two: names that are not UTF-8
+            words = str(error).splitlines()[0] if isinstance(error, duckdb.Error) else f"damaged text ({error})"
+            raise CrawlError(f"{self.file} cannot be read as Parquet: {words}") from None
 
     def image(self) -> str:
         """The column that embeds the images: the only one, or that which is best called so."""
@@ -386,10 +387,11 @@ class _Parquet:
         leaf = self.image() + (", bytes" if self.columns[self.image()] == "struct" else "")
         nulls = "coalesce(sum(coalesce(stats_null_count, 1)), 1)"
         metadata = f"parquet_metadata({_literal(self.file)}) WHERE path_in_schema = ?"
-        if self.connection.execute(f"SELECT {nulls} FROM {metadata}", [leaf]).fetchone()[0] == 0:
-            return set()
-        rows = self.query("SELECT file_row_number FROM", f"WHERE {self.image_bytes()} IS NULL").fetchall()
-        return {row for (row,) in rows}
+        with self._in_words():
+            if self.connection.execute(f"SELECT {nulls} FROM {metadata}", [leaf]).fetchone()[0] == 0:
+                return set()
+        result = self.query("SELECT file_row_number FROM", f"WHERE {self.image_bytes()} IS NULL")
+        return {row for rows in iter(lambda: self.fetch(result, 2048), []) for (row,) in rows}
 
 
 # A column of bare bytes is taken for images only where its name says so: it might be a hash.
