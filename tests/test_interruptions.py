@@ -317,7 +317,7 @@ def test_a_crawl_that_loses_files_between_runs_goes_on(tmp_path: Path) -> None:
 
 # --- the same again -------------------------------------------------------------------------------------------------
 
-MOMENT = {"runs": ["run_id", "started_at", "finished_at", "seconds", "settings"], "epochs": ["seconds"]}
+MOMENT = {"runs": ["run_id", "started_at", "finished_at", "seconds", "settings", "fingerprint"], "epochs": ["seconds"]}
 
 
 def test_two_runs_are_equal_in_every_table(crawl: Path, tmp_path: Path) -> None:
