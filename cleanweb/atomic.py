@@ -7,6 +7,7 @@ import errno
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from cleanweb.errors import MachineError
 
 _DRAFT = ".cleanweb-"  # .cleanweb-<pid>-<random>: what unfinished files are called
+_A_DAY_S = 86_400
 _ADVICE = {
     errno.ENOSPC: "Free some space there, or give another place.",
     errno.EDQUOT: "Free some space there, or give another place.",
@@ -94,10 +96,17 @@ def drafts(folder: Path) -> list[Path]:
 def remove_drafts(folder: Path) -> None:
     """Remove what killed processes of this machine have left unfinished in a folder."""
     for draft in drafts(folder):
-        pid = draft.name.removeprefix(_DRAFT).split("-")[0]
-        if not (pid.isdigit() and _runs(int(pid))):
-            with suppress(OSError):
+        with suppress(OSError):
+            if not _lives(draft):
                 remove(draft)
+
+
+def _lives(draft: Path) -> bool:
+    """Whether who began it may end it yet."""
+    if os.name != "posix":  # there is no asking there: on Windows this very question would be a Ctrl-C
+        return time.time() - draft.stat().st_mtime < _A_DAY_S
+    pid = draft.name.removeprefix(_DRAFT).split("-")[0]
+    return pid.isdigit() and _runs(int(pid))
 
 
 def _runs(pid: int) -> bool:
