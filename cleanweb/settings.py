@@ -42,6 +42,7 @@ class Recipe:
     alpha: float  # weight of the consistency term, Eq. 10
     omega: float  # decay of the mean teacher, Eq. 8
     folds: int = 1  # cross-fitting: every sample is predicted without its label; 1: by a network that saw it
+    rounds: int = 1  # of cross-fitting, each with folds and networks of its own; few images make single ones unsteady
     scale: float = 10.0  # s, Eq. 7
     tau_c: float = 0.75  # Eq. 12
     tau_m: float = 0.95  # Eq. 12
@@ -56,7 +57,7 @@ class Recipe:
 # What `--set` can change in a recipe: these words, or numbers from … to …. The rest of a recipe has options of its own.
 _WORDS = {"optimiser": ("adam", "sgd"), "schedule": ("linear", "cosine")}
 _RANGES = {"lr": (0, inf), "weight_decay": (0, inf), "decay_from": (0, 1), "warmup": (0, 1), "epsilon": (0, 1),
-           "alpha": (0, 1), "omega": (0, 1), "folds": (1, 10), "scale": (1e-6, inf), "tau_c": (0, 1),
+           "alpha": (0, 1), "omega": (0, 1), "folds": (1, 10), "rounds": (1, 10), "scale": (1e-6, inf), "tau_c": (0, 1),
            "tau_m": (0, 1)}  # fmt: skip
 _OWN_OPTION = {"epochs": "--epochs", "batch_size": "--batch-size", "noise_rate": "--noise-rate",
                "pretrain": "--pretrain"}  # fmt: skip

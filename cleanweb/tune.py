@@ -69,13 +69,13 @@ class Full:
         task, cls = self.task, methods.load(method, recipe_name)
 
         def fit(part: Task, k: int, known: np.ndarray) -> tuple[methods.Method, list[EpochRecord]]:
-            torch.manual_seed(task.seed)  # the new layers' start; torch offers no generator for it
+            torch.manual_seed(part.seed)  # the new layers' start; torch offers no generator for it
             network = self._network(task.backbone.build(task.n_classes))
             if recipe.pretrain is not None:
                 self._pretrain(part, network, k, known, recipe, epochs)
             return self._train(part, cls, network, known, task.labels[known], recipe, epochs, _name(k, recipe))
 
-        learned, learner = _cross_fit(task, recipe.folds, epochs, fit, self._views)
+        learned, learner = _cross_fit(task, recipe, fit, self._views)
         self.model = copy.deepcopy(learner.trained().model)
         return learned
 
@@ -97,7 +97,7 @@ class Full:
             task, members, name = part, known, f"pre-training, {_name(k, recipe)}.pt"
 
         def batches(views: tuple[str, ...], batch_size: int) -> ImageBatches:
-            return self._batches(members, task.labels[members], views, batch_size)
+            return self._batches(task, members, task.labels[members], views, batch_size)
 
         pretrain.pretrain(network, batches, recipe, epochs, task.folder / name, task.progress)
         network.pretrained = True  # a second network of its kind keeps it
@@ -107,15 +107,14 @@ class Full:
         epochs: int, name: str,
     ) -> tuple[methods.Method, list[EpochRecord]]:  # fmt: skip
         learner = cls(network, len(known), task.n_classes, recipe, epochs).to(task.device)
-        batches = self._batches(known, labels, cls.views, recipe.batch_size)
+        batches = self._batches(task, known, labels, cls.views, recipe.batch_size)
         file = task.folder / f"{name}.pt"
         return learner, train(learner, batches, recipe, epochs, file, task.progress, task.watch)
 
     def _batches(
-        self, members: np.ndarray, labels: np.ndarray, views: tuple[str, ...], batch_size: int
+        self, task: Task, members: np.ndarray, labels: np.ndarray, views: tuple[str, ...], batch_size: int
     ) -> ImageBatches:
         """Batches of these images (m,), numbered from 0, and their labels."""
-        task = self.task
 
         def load(positions: np.ndarray, side: int) -> np.ndarray:
             return task.load(members[positions], side)
@@ -146,10 +145,10 @@ class Head:
         task, cls = self.task, methods.load(method, recipe_name)
 
         def fit(part: Task, k: int, known: np.ndarray) -> tuple[methods.Method, list[EpochRecord]]:
-            torch.manual_seed(task.seed)  # a second head's start
+            torch.manual_seed(part.seed)  # a second head's start
             return self._train(part, cls, known, task.labels[known], recipe, epochs, _name(k, recipe))
 
-        learned, _ = _cross_fit(task, recipe.folds, epochs, fit, self._views)
+        learned, _ = _cross_fit(task, recipe, fit, self._views)
         features = np.asarray(self.features, np.float32).mean(0)
         return Learned(learned.probs, features, np.zeros(len(features), np.int64), learned.epochs)
 
@@ -181,33 +180,42 @@ class Head:
             yield tuple(torch.from_numpy(view[chunk].astype(np.float32)).to(self.task.device) for view in self.features)
 
 
-def _cross_fit(
-    task: Task,
-    n_folds: int,
-    epochs: int,
-    fit: Callable[[Task, int, np.ndarray], tuple[methods.Method, list[EpochRecord]]],
-    views: Callable[[np.ndarray], Iterator[tuple[Tensor, ...]]],
-) -> tuple[Learned, methods.Method]:
-    """Fit on the labels of all folds but one, believe of that one; with one fold, fit on and believe of everything.
+Fit = Callable[[Task, int, np.ndarray], tuple[methods.Method, list[EpochRecord]]]
+Views = Callable[[np.ndarray], Iterator[tuple[Tensor, ...]]]
 
-    Gives what is believed and the last fold's learner. An image without a label is in a fold too, and teaches nothing.
+
+def _cross_fit(task: Task, recipe: Recipe, fit: Fit, views: Views) -> tuple[Learned, methods.Method]:
+    """Fit on the labels of all folds but one, believe of that one; with one fold, fit on and believe of everything. In
+    several rounds, with folds and networks of their own, whose probabilities are averaged.
+
+    Gives what is believed, with the first round's features, and the last learner.
     """
-    fold = folds(task.labels, n_folds, task.seed)
-    parts = []
-    for k in range(n_folds):
-        file, held_out = task.folder / f"believed-{k + 1}.npz", np.flatnonzero(fold == k)
+    rounds = [_round(task, recipe, r, fit, views) for r in range(recipe.rounds)]
+    learned, learner = rounds[0][0], rounds[-1][1]
+    probs = np.mean([of_round.probs for of_round, _ in rounds], axis=0)
+    return replace(learned, probs=probs, epochs=rounds[-1][0].epochs), learner
+
+
+def _round(task: Task, recipe: Recipe, r: int, fit: Fit, views: Views) -> tuple[Learned, methods.Method]:
+    """One round. An image without a label is in a fold too, and teaches nothing."""
+    n_folds, n_parts = recipe.folds, recipe.folds * recipe.rounds
+    seed = task.seed + r * 1_009
+    fold, parts, learner, records = folds(task.labels, n_folds, seed), [], None, []
+    for k in range(r * n_folds, (r + 1) * n_folds):
+        file, mine = task.folder / f"believed-{k + 1}.npz", fold == k % n_folds
         part = checkpoint.read_arrays(file)
-        if part is None or k == n_folds - 1:  # the last fold's learner is there at once, from its checkpoint
-            known = np.flatnonzero((task.labels >= 0) & ((fold != k) | (n_folds == 1)))
-            learner, records = fit(_part(task, k, n_folds), k, known)
-            log.info("fold %d of %d, %d labels: loss %.4g in the first epoch, %.4g in the last, %.1f s", k + 1, n_folds,
+        if part is None or k == n_parts - 1:  # the last learner is there at once, from its checkpoint
+            known = np.flatnonzero((task.labels >= 0) & (~mine | (n_folds == 1)))
+            learner, records = fit(replace(_part(task, k, n_parts), seed=seed), k, known)
+            log.info("fold %d of %d, %d labels: loss %.4g in the first epoch, %.4g in the last, %.1f s", k + 1, n_parts,
                      len(known), records[0].loss, records[-1].loss, sum(r.seconds for r in records))  # fmt: skip
         if part is None:
+            held_out = np.flatnonzero(mine)
             probs, features = believe(learner.predict, views(held_out))
             part = {"held_out": held_out, "probs": probs, "features": features}
             checkpoint.write_arrays(file, part)
         parts.append(part)
-        task.progress("score", k + 1, n_folds)
+        task.progress("score", k + 1, n_parts)
     order = np.argsort(np.concatenate([part["held_out"] for part in parts]))
     probs = np.concatenate([part["probs"] for part in parts], axis=1)[:, order]
     features = np.concatenate([part["features"] for part in parts])[order]
@@ -215,8 +223,9 @@ def _cross_fit(
 
 
 def _name(k: int, recipe: Recipe) -> str:
-    """What the checkpoint of the k-th fold is called."""
-    return "training" if recipe.folds == 1 else f"fold {k + 1} of {recipe.folds}"
+    """What the checkpoint of the k-th network is called."""
+    n = recipe.folds * recipe.rounds
+    return "training" if n == 1 else f"fold {k + 1} of {n}"
 
 
 def _part(task: Task, k: int, n: int) -> Task:
