@@ -16,6 +16,7 @@ _ROW, _ROWS, _GAP = 40, (0, 80, 160), 16  # height of a bar, where the three row
 CHART = (420, 210)
 LEFT, RIGHT, TOP, BOTTOM = 52, 408, 12, 170  # of the plot inside the chart; what is around it is for the axes' words
 BINS = 20
+_Z2 = 1.96**2  # of an interval of 95 %
 MOST_POINTS = 300  # of a line: more than a screen can show would only make the file larger
 
 
@@ -92,3 +93,20 @@ def line(x: Sequence[float], y: Sequence[float]) -> dict[str, object] | None:
     drawn = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
     return {"points": drawn, "first": first, "last": last, "low": low, "high": high, "begin": points[0][1],
             "end": points[-1][1], "end_y": round(places[-1][1], 1)}  # fmt: skip
+
+
+def reliability(rows: Sequence[Mapping]) -> list[dict[str, object]]:
+    """Rows of the manifest's table `reliability` as points, each with its Wilson interval of 95 %."""
+    points = []
+    for row in rows:
+        n, share = row["images"], row["share_right"]
+        middle = (share + _Z2 / (2 * n)) / (1 + _Z2 / n)
+        half = math.sqrt(_Z2 * (share * (1 - share) + _Z2 / (4 * n)) / n) / (1 + _Z2 / n)
+        low, high = max(0.0, middle - half), min(1.0, middle + half)
+        points.append(dict(row) | {"low": low, "high": high, "x": round(LEFT + row["p_clean"] * (RIGHT - LEFT), 1),
+                                   "y": _up(share), "y_low": _up(low), "y_high": _up(high)})  # fmt: skip
+    return points
+
+
+def _up(share: float) -> float:
+    return round(BOTTOM - share * (BOTTOM - TOP), 1)

@@ -128,6 +128,7 @@ def _learn(settings: Settings, crawl: readers.Crawl, unfinished: Unfinished, pro
         "images": rows,
         "classes": tables.classes_table(rows, classes, decision.noise),
         "transition_matrix": tables.transition_table(decision.flow, classes),
+        "reliability": tables.reliability_table(decision.reliability),
         "epochs": tables.epochs_table({"train": learned.epochs, "classifier": classifier_epochs}),
         "runs": tables.runs_table(settings, crawl.root, mark, started, SCHEMA_VERSION, decision.noise),
         "reviews": judged.reviews,

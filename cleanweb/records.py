@@ -129,4 +129,5 @@ class Decision:
     needs_review: "np.ndarray"  # (n,) bool: the evidence is thin
     flow: "np.ndarray"  # (c + 1, c): expected number of images that show class j (last row: none) and were given k
     noise: "np.ndarray"  # (c + 1, 3): estimated share of wrong labels, its 95 % interval; of each class, and of all
+    reliability: "np.ndarray"  # (b, 4): lower edge of a tenth of p_clean, images people saw, mean p_clean, share right
     reason: list[str] = field(default_factory=list)

@@ -88,6 +88,7 @@ def render(run: Path, tables: Mapping[str, "pd.DataFrame"]) -> str:
         matrix=_matrix(tables["transition_matrix"], [row["label"] for row in noisiest[:IN_MATRIX]]),
         relabelings=_relabelings(images),
         histograms=[_histogram(images, column) for column in ("p_clean", "p_ood")],
+        reliability=charts.reliability(_records(tables["reliability"])),
         curves=_curves(tables["epochs"]),
         sheets=sheets,
         small=thumbnails.make(row for sheet in everything for row in sheet.rows),

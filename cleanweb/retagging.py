@@ -39,6 +39,7 @@ def _decided_again(folder: RunFolder, target: Target | None, verified: Path | No
     made["images"], made["reviews"], decision = judged.images, judged.reviews, judged.decision
     made["classes"] = tables.classes_table(made["images"], classes, decision.noise)
     made["transition_matrix"] = tables.transition_table(decision.flow, classes)
+    made["reliability"] = tables.reliability_table(decision.reliability)
     made["runs"][list(tables.NOISE)] = decision.noise[-1]
     made["runs"]["target"] = None if target is None else json.dumps(asdict(target))
     made["runs"]["schema_version"] = SCHEMA_VERSION

@@ -6,7 +6,7 @@ It is a contract: users write SQL against it. Every table, view and column carri
 
 from collections.abc import Iterator
 
-SCHEMA_VERSION = 3  # changes with the tables and their columns; every run stores the one it was written with
+SCHEMA_VERSION = 4  # changes with the tables and their columns; every run stores the one it was written with
 
 # For each table its columns: (name, SQL type, comment).
 TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
@@ -61,6 +61,16 @@ TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("given_label", "VARCHAR NOT NULL", "Label they were given"),
         ("images", "DOUBLE NOT NULL", "Expected number of judged images that show the one and were given the other"),
         ("p_given", "DOUBLE NOT NULL", "Estimated share of the images showing true_label that were given given_label"),
+    ),
+    "reliability": (
+        (
+            "p_from",
+            "DOUBLE NOT NULL",
+            "Lower edge of a tenth of p_clean, as it was before people's labels moved it",
+        ),
+        ("images", "BIGINT NOT NULL", "Images in that tenth that people have verified"),
+        ("p_clean", "DOUBLE NOT NULL", "Their mean p_clean"),
+        ("share_right", "DOUBLE NOT NULL", "Share of them whose given label is right"),
     ),
     "epochs": (
         ("stage", "VARCHAR NOT NULL", "train: learning from the noisy labels; classifier: from the final labels"),
@@ -165,6 +175,7 @@ RULES: dict[str, tuple[str, ...]] = {
     ),
     "classes": tuple(_SHARE.format(name) for name in _NOISE),
     "transition_matrix": ("images >= 0", _SHARE.format("p_given")),
+    "reliability": (_SHARE.format("p_clean"), _SHARE.format("share_right")),
     "epochs": ("stage IN ('train', 'classifier')",),
     "runs": tuple(_SHARE.format(name) for name in _NOISE),
     "reviews": ("verdict <> 'unusable' AND (verdict = 'ood') = (label IS NULL)",),
@@ -192,6 +203,7 @@ _TRANSITIONS = """SELECT given_label, suggested_label, count(*) AS images FROM i
 _COMMENTS = {
     "images": "One row per sample of the crawl: what its file is, what was concluded, and the evidence",
     "classes": "One row per class: counts, and how noisy its labels are",
+    "reliability": "How often labels are right, by their probability, where people have looked",
     "transition_matrix": "How labels were given: for each true class, estimated, the labels its images got",
     "epochs": "One row per epoch of training",
     "runs": "One row: how this manifest was made",
@@ -243,4 +255,4 @@ def quoted(text: str) -> str:
 
 # The tables that each version added. A manifest of an older version lacks them: they are read as empty, and it is
 # written anew as one of this version before anything is changed in it.
-MIGRATIONS: dict[int, tuple[str, ...]] = {2: ("reviews",), 3: ("audits", "audit_findings")}
+MIGRATIONS: dict[int, tuple[str, ...]] = {2: ("reviews",), 3: ("audits", "audit_findings"), 4: ("reliability",)}

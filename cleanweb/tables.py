@@ -203,6 +203,12 @@ def transition_table(flow: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
     })  # fmt: skip
 
 
+def reliability_table(reliability: np.ndarray) -> pd.DataFrame:
+    """reliability (b, 4) as in Decision: a row for every tenth of p_clean of which people have seen any image."""
+    frame = pd.DataFrame(reliability, columns=["p_from", "images", "p_clean", "share_right"])
+    return frame.astype({"images": "int64"})
+
+
 def epochs_table(stages: dict[str, Sequence[object]]) -> pd.DataFrame:
     """stage → its epoch records, one row each."""
     columns = ["stage", "epoch", "loss", "tau", "n_clean", "n_id", "n_ood", "lr", "seconds"]

@@ -38,10 +38,11 @@ def decide(scores: Scores, rule: dict[str, float] | None = None, target: Target 
     rule: {'epsilon', 'tau'} decides as the paper prints it (`by_criteria`); None decides by the evidence.
     """
     opinion = by_evidence(scores) if rule is None else by_criteria(scores, **rule)
+    of_people = reliability(scores, opinion)
     if target is not None:
         opinion.best = aimed(opinion, target)
     _heed_people(scores, opinion)
-    return _conclude(scores, opinion)
+    return _conclude(scores, opinion, of_people)
 
 
 @dataclass(slots=True)
@@ -52,6 +53,7 @@ class Opinion:
     share: np.ndarray  # (n, c): which class it shows, if it shows one; rows sum to 1
     best: np.ndarray  # (n,) in {0, 1, 2}: the verdict
     unjudged: np.ndarray  # (n,) bool: kept, since too little is known of its class
+    unseen: np.ndarray  # (n,) P(label is right) as it is believed before people's labels set it right
 
 
 def by_criteria(scores: Scores, epsilon: float, tau: float) -> Opinion:
@@ -65,7 +67,7 @@ def by_criteria(scores: Scores, epsilon: float, tau: float) -> Opinion:
     p_ood = scores.view_disagreement
     best = np.where(p_clean > tau, 0, np.where(p_ood > 0.5, 2, 1))
     p = np.stack([p_clean, (1 - p_clean) * (1 - p_ood), (1 - p_clean) * p_ood])
-    return Opinion(p, scores.probs.astype(float), best, np.zeros(n, bool))
+    return Opinion(p, scores.probs.astype(float), best, np.zeros(n, bool), p[0].copy())
 
 
 def by_evidence(scores: Scores) -> Opinion:
@@ -92,12 +94,12 @@ def by_evidence(scores: Scores) -> Opinion:
     p = np.stack([p_clean - excess, p_id, p_ood + excess])
     unjudged = given & ~known_classes(q[given], labels[given])[labels]
     judged = given & ~unjudged
-    seen = np.flatnonzero(judged & (scores.verified != UNVERIFIED))
+    seen, unseen = np.flatnonzero(judged & (scores.verified != UNVERIFIED)), p[0].copy()
     if len(seen):
         p = recalibrated(p, seen, kind(scores)[seen])
     # of what cannot be judged no more is known than what holds on average; where nothing can, labels are believed
     p[:, unjudged] = p[:, judged].mean(1, keepdims=True) if judged.any() else [[1.0], [0.0], [0.0]]
-    return Opinion(p, share, np.where(unjudged, 0, p.argmax(0)), unjudged)
+    return Opinion(p, share, np.where(unjudged, 0, p.argmax(0)), unjudged, unseen)
 
 
 def kind(scores: Scores) -> np.ndarray:
@@ -212,7 +214,17 @@ def noise_rates(labels: np.ndarray, n_classes: int, p_clean: np.ndarray) -> np.n
     return np.array(rates)
 
 
-def _conclude(scores: Scores, opinion: Opinion) -> Decision:
+def reliability(scores: Scores, opinion: Opinion) -> np.ndarray:
+    """How often labels are right that are believed to be so with a probability, where people have looked: (b, 4), a row
+    for every tenth that holds any: its lower edge, images, their mean probability, the share that is right."""
+    seen = (scores.verified != UNVERIFIED) & (scores.labels >= 0) & ~opinion.unjudged
+    p, right = opinion.unseen[seen], kind(scores)[seen] == 0
+    tenth = np.clip((p * 10).astype(int), 0, 9)
+    rows = [(k / 10, of.sum(), p[of].mean(), right[of].mean()) for k in range(10) if (of := tenth == k).any()]
+    return np.array(rows, float).reshape(-1, 4)
+
+
+def _conclude(scores: Scores, opinion: Opinion, of_people: np.ndarray) -> Decision:
     labels, p, best = scores.labels, opinion.p, opinion.best
     rows = np.arange(len(labels))
     others = opinion.share.copy()
@@ -233,6 +245,7 @@ def _conclude(scores: Scores, opinion: Opinion) -> Decision:
         needs_review=opinion.unjudged | (confidence < 0.75),  # less than three to one
         flow=flow,
         noise=noise_rates(labels, opinion.share.shape[1], p[0]),
+        reliability=of_people,
         reason=list(np.where(scores.verified == UNVERIFIED, reason, "verified by a person")),
     )
 

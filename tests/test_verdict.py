@@ -392,3 +392,18 @@ def test_a_class_whose_labels_are_all_almost_surely_wrong_stays_within_its_inter
     rate, low, high = noise_rates(np.zeros(400, int), 1, np.full(400, 0.05))[0]
     assert low <= rate <= high
     assert rate == pytest.approx(0.95)
+
+
+def test_reliability_tells_what_people_found_before_their_labels_set_it_right():
+    scores, truth, true_kind = crawl(2, 5, 0.25, 0.25)
+    nobody = decide(scores)
+    assert nobody.reliability.shape == (0, 4)
+    seen = np.arange(len(truth)) < 400
+    verified = np.where(seen, np.where(true_kind == 2, NO_CLASS, truth), UNVERIFIED)
+    rows = decide(replace(scores, verified=verified)).reliability
+    assert rows[:, 1].sum() == 400
+    for low, images, p_clean, right in rows:
+        tenth = seen & (nobody.p_clean >= low) & ((nobody.p_clean < low + 0.1) | (low == 0.9))
+        assert images == tenth.sum()
+        assert p_clean == pytest.approx(nobody.p_clean[tenth].mean())
+        assert right == pytest.approx((true_kind[tenth] == 0).mean())
