@@ -12,6 +12,8 @@ from cleanweb.network import Backbone, choose_backbone
 from cleanweb.settings import Recipe, Settings
 from cleanweb.views import Pixels
 
+FEW_IMAGES = 6_000  # so many are learned from in one round; a half, a third of them in two, three: single networks from
+# scratch differ much on few images, and their mean is better (bench/EXPERIMENTS.md)
 MANY_IMAGES = 20_000  # from here on a GPU trains the whole network; fewer images teach a frozen backbone's head more
 
 
@@ -66,7 +68,8 @@ def training(settings: Settings, device: torch.device, backbone: Backbone, n: in
     pretrain = _pretrain(settings)
     tune, why = _tune(settings.tune, device, backbone, n, pretrain)
     size = "head" if tune == "head" else "large" if backbone.pretrained else "small"
-    recipe = replace(defaults.RECIPES[settings.recipe][size], pretrain=pretrain)
+    recipe = defaults.RECIPES[settings.recipe][size]
+    recipe = replace(recipe, pretrain=pretrain, rounds=max(1, min(recipe.rounds, FEW_IMAGES // n)))
     recipe = settings.changed(replace(recipe, **defaults.OF_METHOD.get(settings.method, {}).get(size, {})))
     classifier = defaults.CLASSIFIER[size]
     epochs = settings.epochs or recipe.epochs

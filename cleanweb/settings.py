@@ -99,7 +99,7 @@ _PAPER = {
 # Head: little smoothing, since a linear head on frozen features has nothing to be kept from but its last percent.
 _AUTO = {
     "small": Recipe(40, 32, "adam", 1e-3, 1e-4, "linear", 0.4, 0.5, epsilon=0.3, alpha=0.5, omega=0.99,
-                    folds=3),
+                    folds=3, rounds=3),
     "large": Recipe(20, 64, "sgd", 1e-2, 1e-4, "cosine", 0.0, 0.2, epsilon=0.3, alpha=0.5, omega=0.99,
                     folds=2),
     "head": Recipe(15, 128, "adam", 1e-3, 1e-2, "cosine", 0.0, 0.2, epsilon=0.1, alpha=0.5, omega=0.99,
@@ -108,7 +108,7 @@ _AUTO = {
 RECIPES = dict.fromkeys(("auto", "snc", *CONTRASTS), _AUTO) | dict.fromkeys(PAPER_RECIPES, _PAPER)
 # DivideMix passes over the images about five times as often an epoch, and divides them only after a short warm-up.
 _DIVIDEMIX = {
-    "small": {"epochs": 20, "warmup": 0.25, "folds": 2},
+    "small": {"epochs": 20, "warmup": 0.25, "folds": 2, "rounds": 1},
     "large": {"epochs": 10, "warmup": 0.2, "folds": 2},
     "head": {"epochs": 10, "warmup": 0.2, "folds": 5},
 }

@@ -140,7 +140,7 @@ def test_a_run_says_from_where_it_goes_on(crawl: Path, tmp_path: Path) -> None:
     assert said[0].startswith("note: Going on with the run that began at 20")
     assert said[1:] == [
         "note: 51 of 51 files are inspected already.",
-        "note: Going on after epoch 1 of 2 (fold 2 of 3).",
+        "note: Going on after epoch 1 of 2 (fold 2 of 9).",
     ]
 
 

@@ -1,6 +1,7 @@
 """What is chosen for a run that the user left open, and that it is said."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,8 @@ def settings(**changes) -> Settings:
 def test_the_machine_and_the_crawl_choose(backbone, device, n: int, tune: str, size: str, recipe: str):
     training = plan.training(settings(recipe=recipe), device, backbone, n)
     assert training.tune == tune
-    assert training.recipe == RECIPES[recipe][size]
+    rounds = RECIPES[recipe][size].rounds if n < plan.FEW_IMAGES else 1
+    assert training.recipe == replace(RECIPES[recipe][size], rounds=rounds)
     assert training.classifier == CLASSIFIER[size]
     assert training.epochs == training.recipe.epochs
     assert training.classifier_epochs <= training.classifier.epochs
@@ -157,3 +159,11 @@ def test_what_trains_the_whole_network_is_not_left_to_a_head():
         assert any("--pretrain" in line for line in training.words) == (kind is not None)
         with pytest.raises(UsageError, match="--tune full"):
             plan.network(settings(**asked, tune="head", backbone=SMALL), CPU)
+
+
+@pytest.mark.parametrize(("n", "rounds"), [(1, 3), (2000, 3), (2001, 2), (3000, 2), (3001, 1), (10**6, 1)])
+def test_networks_from_scratch_learn_from_few_images_in_several_rounds(n: int, rounds: int):
+    assert plan.training(settings(), CPU, SCRATCH, n).recipe.rounds == rounds
+    assert plan.training(settings(), CPU, PRETRAINED, n).recipe.rounds == 1
+    assert plan.training(settings(recipe="paper"), CPU, SCRATCH, n).recipe.rounds == 1
+    assert plan.training(settings(hyperparameters={"rounds": 5}), CPU, SCRATCH, n).recipe.rounds == 5
