@@ -51,8 +51,8 @@ def evidence(rows: list[dict], scored: np.ndarray, k: int = 2) -> tuple[Scores, 
                     np.where(labels < 0, np.nan, 0.7).astype(np.float32), neighbours.astype(np.int32),
                     np.full((m, k), 0.5, np.float32), np.full(m, UNVERIFIED))  # fmt: skip
     decision = Decision([Verdict(r["verdict"]) for r in asked], suggested, *p, np.full(m, 0.8),
-                        np.array([r.get("review", False) for r in asked], bool), np.zeros((4, 3)), NOISE, np.zeros((0, 4)),
-                        ["as the test says"] * m)  # fmt: skip
+                        np.array([r.get("review", False) for r in asked], bool), np.zeros((4, 3)), NOISE,
+                        np.zeros((0, 4)), ["as the test says"] * m)  # fmt: skip
     return scores, decision
 
 
