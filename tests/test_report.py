@@ -81,7 +81,7 @@ def tables(n: int = 40, labels: tuple[str, ...] = ("cat", "dog"), verdicts: tupl
              "noise_rate": [0.25], "noise_low": [0.125], "noise_high": [0.5]}  # fmt: skip
     return {"images": images, "classes": classes, "transition_matrix": flow, "epochs": epochs,
             "runs": pd.DataFrame(made),
-            **{name: manifest.empty(name) for name in ("reviews", "audits", "audit_findings")}}  # fmt: skip
+            **{name: manifest.empty(name) for name in ("reviews", "audits", "audit_findings", "reliability")}}  # fmt: skip
 
 
 def page(made: dict[str, pd.DataFrame]) -> Page:
@@ -277,3 +277,18 @@ def test_a_thumbnail_is_small_and_upright(tmp_path: Path) -> None:
     exif[0x0112] = 6  # turned by a quarter
     Image.new("RGB", (2000, 1000), "red").save(file, exif=exif)
     assert thumbnail(file.read_bytes(), 112).size == (56, 112)
+
+
+def test_what_people_found_is_drawn_on_the_line_where_it_is_what_was_said(tmp_path: Path) -> None:
+    made = tables()
+    assert "where people have looked" not in report.render(tmp_path, made)
+    rows = [(0.1, 20, 0.15, 0.15), (0.9, 50, 0.95, 1.0)]
+    made["reliability"] = pd.DataFrame(rows, columns=["p_from", "images", "p_clean", "share_right"])
+    drawn = report.render(tmp_path, made)
+    assert "where people have looked" in drawn
+    low, high = charts.reliability(made["reliability"].to_dict("records"))
+    on_the_line = charts.BOTTOM - 0.15 * (charts.BOTTOM - charts.TOP)
+    assert low["y"] == pytest.approx(on_the_line, abs=0.06)
+    assert (low["low"], low["high"]) == pytest.approx((0.0524, 0.3604), abs=1e-4)  # Wilson's interval of 3 of 20
+    assert high["high"] == 1
+    assert "92.9% to 100.0%" in drawn
