@@ -81,7 +81,8 @@ def tables(n: int = 40, labels: tuple[str, ...] = ("cat", "dog"), verdicts: tupl
              "noise_rate": [0.25], "noise_low": [0.125], "noise_high": [0.5]}  # fmt: skip
     return {"images": images, "classes": classes, "transition_matrix": flow, "epochs": epochs,
             "runs": pd.DataFrame(made),
-            **{name: manifest.empty(name) for name in ("reviews", "audits", "audit_findings", "reliability")}}  # fmt: skip
+            **{name: manifest.empty(name)
+               for name in ("reviews", "audits", "audit_findings", "reliability")}}  # fmt: skip
 
 
 def page(made: dict[str, pd.DataFrame]) -> Page:
