@@ -49,6 +49,7 @@ def fit(
     image_size: int | None = None,
     seed: int = 0,
     device: str = "auto",
+    deterministic: bool = False,
     workers: int | None = None,
     fresh: bool = False,
     hyperparameters: Mapping[str, float | int | str] | None = None,
