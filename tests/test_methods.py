@@ -1,7 +1,10 @@
 """The contract of methods: what the training loop and the scoring may expect of every one and every recipe of it."""
 
 import inspect
+import itertools
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import timm
@@ -17,6 +20,7 @@ from cleanweb.train import train
 
 EVERY = [(name, recipe) for name, recipes in METHODS.items() for recipe in recipes]
 EPOCHS = 6
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 RECIPE = Recipe(EPOCHS, 32, "adam", 0.02, 1e-4, "cosine", 0.0, 0.4, epsilon=0.1, alpha=0.3, omega=0.9,
                 noise_rate=0.2)  # fmt: skip
 
@@ -224,3 +228,43 @@ def test_a_method_learns_on_a_gpu(name: str, recipe: str):
     train(method, FeatureBatches(features.numpy(), labels.numpy(), len(method.views), 32, 0, device), RECIPE, EPOCHS)
     found = method.predict(features.float().mean(0).to(device))[0].argmax(1).cpu()
     assert (found == labels).float().mean() > 0.95
+
+
+KEPT = 0.6  # of the samples, where a method divides them
+
+
+def costs(name: str, recipe: str, t: int) -> tuple[float, float]:
+    """Forward passes per sample in epoch t, and those of them with gradient."""
+    features, labels = blobs(320)  # ten batches, six of them kept
+    method = make(name, recipe, len(labels), 3)
+    passes = {True: 0, False: 0}
+
+    def divide(*args: object) -> Tensor:
+        type(method)._divide(method, *args)
+        return (torch.arange(len(labels)) < KEPT * len(labels)).float()
+
+    def count(_: nn.Module, inputs: tuple[Tensor, ...], __: object) -> None:
+        passes[torch.is_grad_enabled()] += len(inputs[0])
+
+    for net in (module for module in method.modules() if isinstance(module, FeatureHead)):
+        net.register_forward_hook(count)
+    method._divide = divide  # where it has one
+    stored = torch.cat([features, features[:1]])[: len(method.views)]
+    for _ in method.epoch(t, batches(method, stored, labels)(t)):
+        pass
+    return sum(passes.values()) / len(labels), passes[True] / len(labels)
+
+
+def test_the_readme_says_what_an_epoch_costs():
+    """Its table lists every recipe of every method; a cell is a number, or a number and so many times the share s."""
+    told = {}
+    for line in README.split("| `--method` |")[1].split("\n\n")[0].splitlines()[2:]:
+        names, recipes, passes, learning, _ = (cell.strip() for cell in line.strip("|").split("|"))
+        for pair in itertools.product(re.findall(r"`(.+?)`", names), re.findall(r"`(.+?)`", recipes)):
+            told[pair] = [cell.split(" → ") for cell in (passes, learning)]
+    assert set(told) == set(EVERY)
+    for pair, cells in told.items():
+        for t, at in ((1, 0), (EPOCHS, 1)):
+            for cell, passes in zip(cells, costs(*pair, t), strict=True):
+                fixed, of_share = re.fullmatch(r"(?:(\d+)(?: \+ |$))?(?:(\d+)s)?", cell[at]).groups(default="0")
+                assert passes == pytest.approx(int(fixed) + int(of_share) * KEPT, rel=0.001), (pair, t)

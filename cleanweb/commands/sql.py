@@ -26,8 +26,8 @@ def sql(
 ) -> None:
     """Ask the manifest in SQL, read-only; the query sees nothing else of the machine.
 
-    Tables: images, classes, transition_matrix, epochs, runs. Views: clean, relabeled, ood, unusable, trainable,
-    transitions. DESCRIBE images names the columns.
+    Tables: images, classes, transition_matrix, reviews, audits, audit_findings, reliability, epochs, runs. Views:
+    clean, relabeled, ood, unusable, trainable, transitions. DESCRIBE images names the columns.
 
     \b
     Examples:
