@@ -34,7 +34,7 @@ def cleanweb(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     program, *words = shlex.split(command)
     assert program == "cleanweb"
     return subprocess.run([sys.executable, "-m", "cleanweb", *words], cwd=folder, capture_output=True, text=True,
-                          check=False, timeout=600)  # fmt: skip
+                          check=False, timeout=850)  # fmt: skip
 
 
 def test_the_ci_runs_the_readmes_test_command() -> None:
