@@ -153,7 +153,9 @@ def test_the_command_prints_what_is_in_the_folder(tmp_path: Path):
         assert "50.5 ± 0.7" in done.stdout
     (tmp_path / "x.json").write_text(json.dumps({"not": "ours"}))
     assert CliRunner().invoke(app, ["bench", "tables", "--results", str(tmp_path)]).exit_code == 2
-    done = CliRunner().invoke(app, ["bench", "tables", "--results", str(tmp_path / "nowhere")])
+    assert CliRunner().invoke(app, ["bench", "tables", "--results", str(tmp_path / "nowhere")]).exit_code == 2
+    (tmp_path / "empty").mkdir()
+    done = CliRunner().invoke(app, ["bench", "tables", "--results", str(tmp_path / "empty")])
     assert (done.exit_code, done.stdout) == (0, f"{tables.NOTHING}\n")
 
 
