@@ -1,6 +1,7 @@
 """What people decided in review, carried over into a manifest that is written anew: by `retag`, or by `fit --fresh`.
 
 Decisions that stand are verified labels, as those of a `--trusted` table are; but they stay rows of `reviews`, apart
+from typing import Any
 from the stored scores, so that undoing one and `retag` bring back what is concluded without it.
 """
 
@@ -9,6 +10,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,7 +86,7 @@ def _noting(reviews: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     stands = reviews["undone_at"].isna()
     wanted = {home[key] for key in reviews.loc[stands, "sample_id"]}
     rows = images[picture.isin(wanted)]
-    before: dict[str, dict[str, list]] = {key: {} for key in wanted}
+    before: dict[str, dict[str, list[Any]]] = {key: {} for key in wanted}
     for sample_id, *values in rows[["sample_id", *CHANGED]].itertuples(index=False):
         before[home[sample_id]][sample_id] = [_plain(value) for value in values]
     text = [json.dumps(before[home[key]]) if there else old

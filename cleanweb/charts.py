@@ -5,6 +5,7 @@ Every drawing has a box of its own, x to the right and y down, as SVG counts.
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def _bar(name: str, images: int, x: float, row: int, scale: float) -> dict[str, 
             "height": _ROW}  # fmt: skip
 
 
-def _ribbons(above: Mapping, below: Sequence[Mapping]) -> list[dict[str, object]]:
+def _ribbons(above: Mapping[str, Any], below: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
     """One from the bar above to each below, side by side above, in their order."""
     x, y, ribbons = above["x"], above["y"] + _ROW, []
     for bar in below:
@@ -60,7 +61,7 @@ def histogram(values: Mapping[str, np.ndarray]) -> dict[str, object]:
     """name → values in [0, 1], as stacked bars of `BINS` equal bins; and their counts, a row per bin."""
     edges = np.linspace(0, 1, BINS + 1)
     counts = {name: np.histogram(np.clip(found, 0, 1), edges)[0] for name, found in values.items()}
-    highest = max(1, int(sum(counts.values()).max()))
+    highest = max(1, int(np.add.reduce([*counts.values()]).max()))
     width = (RIGHT - LEFT) / BINS
     bars = []
     for i in range(BINS):
@@ -95,7 +96,7 @@ def line(x: Sequence[float], y: Sequence[float]) -> dict[str, object] | None:
             "end": points[-1][1], "end_y": round(places[-1][1], 1)}  # fmt: skip
 
 
-def reliability(rows: Sequence[Mapping]) -> list[dict[str, object]]:
+def reliability(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
     """Rows of the manifest's table `reliability` as points, each with its Wilson interval of 95 %."""
     points = []
     for row in rows:

@@ -45,7 +45,7 @@ def read(file: Path) -> memoryview | None:
 def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """`write`, of named arrays."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy takes any name for `allow_pickle`
     write(file, buffer.getbuffer())
 
 

@@ -1,5 +1,6 @@
 """The command line: which commands there are, in the order of the work. Each has its own file in `commands/`."""
 
+import io
 import logging
 import os
 import sys
@@ -69,8 +70,9 @@ def main() -> None:
     # GNU OpenMP spins long while it waits: beside another process that made a small network up to ten times slower.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     for stream in (sys.stdout, sys.stderr):  # a file name that is no text, or an old code page, must not end a command
-        utf8 = {"encoding": "utf-8"} if sys.platform == "win32" and not stream.isatty() else {}
-        stream.reconfigure(errors="backslashreplace", **utf8)
+        utf8 = "utf-8" if sys.platform == "win32" and not stream.isatty() else None
+        if isinstance(stream, io.TextIOWrapper):  # not what a test puts in its place
+            stream.reconfigure(errors="backslashreplace", encoding=utf8)
     try:
         app()
     except BrokenPipeError:

@@ -51,10 +51,12 @@ def _table(file: Path) -> dict[str, object] | None:
         found = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # not UTF-8 or not TOML
         raise UsageError(f"{file} cannot be read as TOML: {error}.") from error
-    if file.name == "pyproject.toml":
-        found = found.get("tool", {}).get("cleanweb")
-    if found is not None and not isinstance(found, dict):
-        raise UsageError(f"{file}: [tool.cleanweb] is no table.")
+    for name in ("tool", "cleanweb") if file.name == "pyproject.toml" else ():
+        if name not in found:
+            return None
+        found = found[name]
+        if not isinstance(found, dict):
+            raise UsageError(f"{file}: [tool.cleanweb] is no table.")
     return found
 
 

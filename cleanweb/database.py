@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -99,17 +100,17 @@ def connect(
     return con
 
 
-def _patiently(file: Path, **options: object) -> duckdb.DuckDBPyConnection:
+def _patiently(file: Path, read_only: bool, config: dict[str, Any]) -> duckdb.DuckDBPyConnection:
     """Open a DuckDB file, and wait a moment where others have it open."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
-            return duckdb.connect(str(file.absolute()), **options)
+            return duckdb.connect(str(file.absolute()), read_only, config)
         except duckdb.Error as error:
             if not any(words in str(error) for words in _BUSY):
                 raise
             if time.monotonic() > deadline:
-                how = " for writing" if options["read_only"] else ""
+                how = " for writing" if read_only else ""
                 words = f"another program has {file} open{how}; close it and try again ({brief(error)})"
                 raise RunError(words) from error
         time.sleep(0.02)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from cleanweb.settings import DEFAULT_BACKBONE
 
@@ -105,7 +106,7 @@ for name, look in looks.items():
 """
 
 
-def probe(code: str = PROBE, patience_s: float = PATIENCE_S) -> dict[str, dict]:
+def probe(code: str = PROBE, patience_s: float = PATIENCE_S) -> dict[str, dict[str, Any]]:
     """Run the probe; what it found of each thing, and under "end" how it ended where that was not well."""
     command = [sys.executable, "-P", "-c", code]  # -P: a torch.py in the current folder is not torch
     try:
@@ -115,19 +116,19 @@ def probe(code: str = PROBE, patience_s: float = PATIENCE_S) -> dict[str, dict]:
         output, end = late.stdout or b"", f"took longer than {patience_s:g} s"
     except OSError as error:
         output, end = b"", str(error)
-    found: dict[str, dict] = {"end": {"error": end}} if end else {}
+    found: dict[str, dict[str, Any]] = {"end": {"error": end}} if end else {}
     for line in output.decode(errors="replace").splitlines():
         if line.startswith("{"):
             found |= json.loads(line)
     return found
 
 
-def _of(name: str, probed: dict[str, dict]) -> dict:
+def _of(name: str, probed: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What the probe says of one thing; where it says nothing, how the probe ended."""
     return probed.get(name) or probed.get("end") or {"error": "nothing could be learned"}
 
 
-def check_torch(probed: dict[str, dict]) -> Finding:
+def check_torch(probed: dict[str, dict[str, Any]]) -> Finding:
     """torch and torchvision import, and fit: torchvision's own operators are there and run."""
     name, torch, vision = "torch, torchvision", _of("torch", probed), _of("torchvision", probed)
     if "error" in torch:
@@ -140,7 +141,7 @@ def check_torch(probed: dict[str, dict]) -> Finding:
     return Finding(name, True, f"{pair}, torchvision {vision['version']}")
 
 
-def check_library(name: str, probed: dict[str, dict]) -> Finding:
+def check_library(name: str, probed: dict[str, dict[str, Any]]) -> Finding:
     found = _of(name, probed)
     if "error" not in found:
         return Finding(name, True, found["version"])
@@ -149,7 +150,7 @@ def check_library(name: str, probed: dict[str, dict]) -> Finding:
     return Finding(name, False, _first_line(found["error"]), f"pip install --upgrade {name}")
 
 
-def check_gpu(probed: dict[str, dict]) -> Finding:
+def check_gpu(probed: dict[str, dict[str, Any]]) -> Finding:
     found = _of("gpu", probed)
     if devices := found.get("devices"):
         words = ", ".join(f"{name} ({memory / GB:.0f} GB)" for name, memory in devices)
@@ -168,8 +169,8 @@ def _installed(package: str) -> str:
     """The version that is written in the package itself, which names its build; read without importing it."""
     try:
         files = [file for file in metadata.files(package) or [] if str(file) == f"{package}/version.py"]
-        return re.search(r"__version__ = ['\"](.+?)['\"]", files[0].read_text())[1]
-    except (metadata.PackageNotFoundError, OSError, IndexError, TypeError):
+        return re.findall(r"__version__ = ['\"](.+?)['\"]", files[0].read_text())[0]
+    except (metadata.PackageNotFoundError, OSError, IndexError):
         return "(not installed)"
 
 
@@ -220,14 +221,14 @@ def check_memory() -> Finding:
 def memory_available_bytes(meminfo: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int | None:
     """Free memory and what the kernel would give up for us, within a container's limit; None where it is not told."""
     try:
-        available = int(re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text())[1]) * 1024
-    except (OSError, TypeError):
+        available = int(re.findall(r"MemAvailable:\s+(\d+) kB", meminfo.read_text())[0]) * 1024
+    except (OSError, IndexError):
         return None
     try:  # a container's own limit, which /proc/meminfo does not know
         limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        kept_files = int(re.search(r"^inactive_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)[1])
+        kept_files = int(re.findall(r"^inactive_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)[0])
         return max(0, min(available, limit - used + kept_files))
-    except (OSError, ValueError, TypeError):  # no such files, or "max"
+    except (OSError, ValueError, IndexError):  # no such files, or "max"
         return available
 
 

@@ -15,6 +15,8 @@ import numpy as np
 
 from cleanweb.records import ImageFacts, Sample, Status
 
+Members = dict[int, list[int]]  # sample index → those of others
+Pairs = tuple[np.ndarray, np.ndarray]  # (m,), (m,)
 SamePicture = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (m,), (m,) sample indices → (m,) bool
 
 PAIRS = 1 << 14  # pairs looked at together: 2 × 16,384 thumbnails of 3 KB
@@ -73,7 +75,9 @@ def group(
     return _duplicates(stars, copies, first, samples)
 
 
-def _stars(copies: dict, near: dict, samples: Sequence[Sample], facts: Sequence[ImageFacts]) -> list[list[int]]:
+def _stars(
+    copies: dict[int, list[int]], near: dict[int, list[int]], samples: Sequence[Sample], facts: Sequence[ImageFacts]
+) -> list[list[int]]:
     """The pictures to keep, each with the not yet taken ones that match it: best first, as in `group`."""
 
     def votes(i: int) -> int:
@@ -90,7 +94,9 @@ def _stars(copies: dict, near: dict, samples: Sequence[Sample], facts: Sequence[
     return stars
 
 
-def _duplicates(stars: list[list[int]], copies: dict, first: dict[int, int], samples: Sequence[Sample]) -> Duplicates:
+def _duplicates(
+    stars: list[list[int]], copies: dict[int, list[int]], first: dict[int, int], samples: Sequence[Sample]
+) -> Duplicates:
     kept, kind = np.arange(len(samples)), [""] * len(samples)
     groups = []
     for star in stars:
@@ -115,29 +121,33 @@ def near_pairs(
     indices: Sequence[int], facts: Sequence[ImageFacts], same_picture: SamePicture, max_distance: int
 ) -> Iterator[tuple[int, int]]:
     """The pairs (i, j) whose hashes differ in at most `max_distance` bits and that `same_picture` confirms."""
-    indices = np.asarray(indices, dtype=np.int64)
+    index = np.asarray(indices, dtype=np.int64)
     hashes = np.array([facts[i].phash for i in indices], dtype=np.uint64)
     for a, b in _batches(close_hashes(hashes, max_distance)):
-        same = same_picture(indices[a], indices[b])
-        yield from zip(indices[a[same]].tolist(), indices[b[same]].tolist(), strict=True)
+        same = same_picture(index[a], index[b])
+        yield from zip(index[a[same]].tolist(), index[b[same]].tolist(), strict=True)
 
 
-def _batches(pairs: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _batches(pairs: Iterator[Pairs]) -> Iterator[Pairs]:
     """The same pairs in batches of about PAIRS."""
-    waiting, n = [], 0
+    waiting, n = list[Pairs](), 0
     for pair in pairs:
         waiting.append(pair)
         n += len(pair[0])
         if n >= PAIRS:
-            a, b = (np.concatenate(side) for side in zip(*waiting, strict=True))
+            a, b = _joined(waiting)
             for start in range(0, n, PAIRS):
                 yield a[start : start + PAIRS], b[start : start + PAIRS]
             waiting, n = [], 0
     if n:
-        yield tuple(np.concatenate(side) for side in zip(*waiting, strict=True))
+        yield _joined(waiting)
 
 
-def close_hashes(hashes: np.ndarray, max_distance: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _joined(waiting: list[Pairs]) -> Pairs:
+    return np.concatenate([a for a, _ in waiting]), np.concatenate([b for _, b in waiting])
+
+
+def close_hashes(hashes: np.ndarray, max_distance: int) -> Iterator[Pairs]:
     """All pairs a < b of (n,) uint64 hashes that differ in at most `max_distance` bits, each once, in arrays.
 
     Multi-index hashing: of three bands of 21, 21 and 22 bits at least one differs in at most max_distance // 3 bits,
@@ -147,19 +157,19 @@ def close_hashes(hashes: np.ndarray, max_distance: int) -> Iterator[tuple[np.nda
     unique, hash_of = np.unique(hashes, return_inverse=True)
     order = np.argsort(hash_of, kind="stable")
     starts = np.searchsorted(hash_of[order], np.arange(len(unique) + 1))
-    for u in np.flatnonzero(np.diff(starts) > 1):
-        yield from _within(order[starts[u] : starts[u + 1]])
+    for shared in np.flatnonzero(np.diff(starts) > 1):
+        yield from _within(order[starts[shared] : starts[shared + 1]])
     for u, v in _close_unique(unique, max_distance):
         yield from _across(u, v, order, starts)
 
 
-def _within(members: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _within(members: np.ndarray) -> Iterator[Pairs]:
     for k in range(min(len(members) - 1, CROWD)):
         rest = members[k + 1 :]
         yield np.full(len(rest), members[k]), rest
 
 
-def _across(u: np.ndarray, v: np.ndarray, order: np.ndarray, starts: np.ndarray) -> Iterator[tuple]:
+def _across(u: np.ndarray, v: np.ndarray, order: np.ndarray, starts: np.ndarray) -> Iterator[Pairs]:
     """Pairs of unique hashes → pairs of their members."""
     single = (np.diff(starts)[u] == 1) & (np.diff(starts)[v] == 1)
     a, b = order[starts[u[single]]], order[starts[v[single]]]
@@ -170,7 +180,7 @@ def _across(u: np.ndarray, v: np.ndarray, order: np.ndarray, starts: np.ndarray)
             yield np.minimum(member, many), np.maximum(member, many)
 
 
-def _close_unique(unique: np.ndarray, max_distance: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _close_unique(unique: np.ndarray, max_distance: int) -> Iterator[Pairs]:
     """Pairs u < v of sorted unique hashes, each once: in the first band in which they are close enough."""
     radius = max_distance // 3
     bands = [(unique >> np.uint64(shift) & np.uint64((1 << width) - 1)).astype(np.int64) for shift, width in _BANDS]
@@ -208,7 +218,7 @@ _BITS_SET = np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).res
 # --- a look at the pixels -------------------------------------------------------------------------------------------
 
 
-def picture_comparison(load: Callable[[Sequence[int], int], np.ndarray]) -> SamePicture:
+def picture_comparison(load: Callable[[np.ndarray, int], np.ndarray]) -> SamePicture:
     """The `same_picture` that looks at small pictures; load(indices, size) gives them, (b, size, size, 3) uint8."""
 
     def same_picture(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -224,10 +234,11 @@ def thumbnails(pictures: np.ndarray) -> np.ndarray:
 
     NaN where a picture is nearly flat: noise blown up to variance 1 shows nothing.
     """
-    looks = pictures.astype(np.float32)
+    looks: np.ndarray = pictures.astype(np.float32)
     for _ in range(2):
         edged = np.pad(looks, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-        looks = sum(edged[:, y : y + SIZE_PX, x : x + SIZE_PX] for y in range(3) for x in range(3)) / 9
+        around = [edged[:, y : y + SIZE_PX, x : x + SIZE_PX] for y in range(3) for x in range(3)]
+        looks = sum(around[1:], around[0]) / 9
     looks -= looks.mean((1, 2, 3), keepdims=True)
     deviation = looks.std((1, 2, 3), keepdims=True)
     return looks / np.where(deviation < FLAT, np.nan, deviation)

@@ -40,7 +40,7 @@ def extract(
 
     model: a timm model without classifier; load(positions, side) → uint8 (b, side, side, 3).
     """
-    model = model.eval().to(device, memory_format=torch.channels_last)
+    model = model.eval().to(device).to(memory_format=torch.channels_last)
     store = _Store(file, n)
     if 0 < store.done < n:
         log.log(NOTICE, "The features of %s of %s images are there already.", f"{store.done:,}", f"{n:,}")

@@ -59,7 +59,7 @@ def inspect_one(content: Path | bytes, name: str = "") -> tuple[ImageFacts, Imag
             facts = replace(facts, format=opened.format or "", width=opened.width, height=opened.height)
             picture = _decode(opened)
             note = _note(opened, name or (content.name if isinstance(content, Path) else ""))
-            return replace(facts, **_hashes(picture), note=note), picture
+            return replace(_with_hashes(facts, picture), note=note), picture
         except Exception as error:
             status, words = _explain(error)
             if status == Status.ERROR and signatures.is_short(data):
@@ -77,12 +77,12 @@ def thumbnail(content: bytes, side_px: int) -> Image.Image:
     return picture
 
 
-def _hashes(picture: Image.Image) -> dict[str, object]:
-    """The facts that are read off the pixels."""
+def _with_hashes(facts: ImageFacts, picture: Image.Image) -> ImageFacts:
+    """And what is read off the pixels."""
     pixels = hashlib.blake2b(f"{picture.width}x{picture.height}:".encode(), digest_size=16)
-    pixels.update(np.asarray(picture))
-    size = {"width": picture.width, "height": picture.height}
-    return {**size, "pixel_digest": pixels.hexdigest(), "phash": phash(picture)}
+    pixels.update(np.asarray(picture).data)
+    return replace(facts, width=picture.width, height=picture.height, pixel_digest=pixels.hexdigest(),
+                   phash=phash(picture))  # fmt: skip
 
 
 def phash(picture: Image.Image) -> int:
@@ -143,7 +143,7 @@ def _decode(opened: Image.Image) -> Image.Image:
     if 0 in picture.size:
         raise _Trouble(Status.ERROR, "a picture without pixels")
     try:
-        turn = _TURNS.get(opened.getexif().get(0x0112))  # EXIF orientation
+        turn = _TURNS.get(opened.getexif().get(0x0112, 1))  # EXIF orientation
     except Exception:  # EXIF is often broken where the picture is whole
         turn = None
     return picture if turn is None else picture.transpose(turn)
@@ -256,6 +256,7 @@ def inspect(
     """
     journal = Journal(cache_folder, size_px)
     if journal.facts:
+        assert cache_folder is not None, "else nothing is kept"
         if not (cache_folder / "index.npy").exists():  # not every file has been seen
             journal.forget_unread()
         log.log(NOTICE, "%s of %s files are inspected already.", f"{len(journal.facts):,}", f"{total:,}")

@@ -10,6 +10,7 @@ import time
 import zlib
 from dataclasses import astuple
 from pathlib import Path
+from typing import Any
 
 from cleanweb import atomic, pixelcache
 from cleanweb.pixelcache import Place
@@ -28,13 +29,13 @@ class Journal:
         self.facts: dict[int, ImageFacts] = {}
         self.places: dict[int, Place] = {}
         self._header = [size_px]
-        self._shard: list[list] = []
+        self._shard: list[list[Any]] = []
         self._begun = time.monotonic()
         if folder is not None:
             self.file = folder / "facts.jsonl"
             with atomic.told(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-                if not self._read():
+                if not self._read(folder):
                     pixelcache.clear(folder)
                     self.file.write_bytes(_line(self._header))
 
@@ -65,11 +66,11 @@ class Journal:
         """Files that could not be opened may be there by now: a disk that was not mounted, a right that was missing."""
         self.facts = {i: facts for i, facts in self.facts.items() if facts.sha256}
 
-    def _read(self) -> bool:
+    def _read(self, folder: Path) -> bool:
         """Take what is whole and drop the rest; False where there is no journal for such squares."""
         if not self.file.exists():
             return False
-        good, sizes = 0, pixelcache.sizes(self.folder)
+        good, sizes = 0, pixelcache.sizes(folder)
         with self.file.open("rb") as stream:
             for line in stream:
                 shard = _content(line)
@@ -82,7 +83,7 @@ class Journal:
             os.truncate(self.file, good)  # what is added must not follow half a line
         return good > 0
 
-    def _take(self, shard: list[list], sizes: dict[int, int]) -> bool:
+    def _take(self, shard: list[list[Any]], sizes: dict[int, int]) -> bool:
         """Remember a shard; False where it speaks of pixels that are not there."""
         if any(place and place[2] + place[1] ** 2 * 3 > sizes.get(place[0], 0) for _, _, place in shard):
             return False
@@ -93,12 +94,12 @@ class Journal:
         return True
 
 
-def _line(shard: list) -> bytes:
+def _line(shard: list[Any]) -> bytes:
     text = json.dumps(shard).encode()
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def _content(line: bytes) -> list | None:
+def _content(line: bytes) -> list[Any] | None:
     """What a line says; None where it is not whole."""
     digest, _, text = line.rstrip(b"\n").partition(b" ")
     if not line.endswith(b"\n") or digest != b"%08x" % zlib.crc32(text):

@@ -44,7 +44,7 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
 def cpu_prefers_bf16() -> bool:
     """Whether the CPU multiplies bfloat16 at least a quarter faster than float32. Measured, in 20 ms: instructions for
     it say nothing (one AVX512-BF16 core took 1.7 times as long with them), and emulated it is slower still."""
-    capable = getattr(torch.cpu, "get_capabilities", dict)()
+    capable: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     if not (capable.get("avx512_bf16") or capable.get("amx_bf16")):
         return False
     with one_thread(torch.device("cpu")):

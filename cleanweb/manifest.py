@@ -17,21 +17,25 @@ disk.
 How the file is opened, beside others who may want it, is in `database.py`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import duckdb
 
 from cleanweb import atomic
-from cleanweb.database import ADDED, FILE_FAULTS, alone, brief, connect, faults, file_of, opened
+from cleanweb.database import ADDED, FILE_FAULTS, brief, connect, faults, file_of
+from cleanweb.database import alone as alone  # this file is the door to DuckDB
+from cleanweb.database import opened as opened
 from cleanweb.errors import MachineError, RunError, UsageError
 from cleanweb.schema import SCHEMA_VERSION, SELECTIONS, TABLES, quoted, statements
 from cleanweb.spreadsheet import guarded_sql
 
 if TYPE_CHECKING:
     import pandas as pd
+
+V = TypeVar("V")
 
 STORAGE_VERSION = "v1.0.0"  # the oldest there is: what DuckDB 2 writes by default, DuckDB 1 cannot open
 
@@ -80,7 +84,7 @@ def empty(table: str) -> "pd.DataFrame":
     return pd.DataFrame({name: [] for name, _, _ in TABLES[table]}, dtype=object)
 
 
-def _exactly(wanted: Mapping, given: Mapping, what: str) -> dict:
+def _exactly(wanted: Iterable[str], given: Mapping[str, V], what: str) -> dict[str, V]:
     """`given` in the order of `wanted`; ValueError unless both have the same keys: a typo must not vanish."""
     missing, extra = [name for name in wanted if name not in given], [name for name in given if name not in wanted]
     if missing or extra:
@@ -222,7 +226,8 @@ def settle(run: Path) -> None:
 
 def _connect_to_change(run: Path) -> duckdb.DuckDBPyConnection:
     con = connect(run, to_change=True)
-    version = con.execute("SELECT max(schema_version) FROM runs").fetchone()[0] or SCHEMA_VERSION
+    [(version,)] = con.execute("SELECT max(schema_version) FROM runs").fetchall()
+    version = version or SCHEMA_VERSION
     if version >= SCHEMA_VERSION:
         return con
     con.close()
@@ -278,7 +283,7 @@ def frame(folder: Path, sql: str) -> "pd.DataFrame":
         return con.df()
 
 
-def query(folder: Path, sql: str, unsafe: bool = False) -> tuple[list[str], Iterator[tuple]]:
+def query(folder: Path, sql: str, unsafe: bool = False) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
     """Run one SQL query: (column names, rows). It can read the manifest and, unless `unsafe`, nothing else.
 
     The file is open, for reading, until the rows are used up. Raises UsageError, in DuckDB's own words, where the SQL
@@ -297,7 +302,7 @@ def query(folder: Path, sql: str, unsafe: bool = False) -> tuple[list[str], Iter
     return names, _rows(folder, con)
 
 
-def _rows(folder: Path, con: duckdb.DuckDBPyConnection) -> Iterator[tuple]:
+def _rows(folder: Path, con: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
     with closing(con), faults(folder):
         while batch := con.fetchmany(10_000):
             yield from batch

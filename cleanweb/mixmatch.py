@@ -4,6 +4,7 @@ From DivideMix (Li et al., ICLR 2020, https://arxiv.org/abs/2002.07394), which b
 NeurIPS 2019, https://arxiv.org/abs/1905.02249). Targets and predictions are probabilities (b, c).
 """
 
+import math
 import warnings
 
 import numpy as np
@@ -26,7 +27,8 @@ def probability_of_low_loss(losses: np.ndarray) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # few different losses: one Gaussian is enough
         mixture.fit(scaled)
-    return mixture.predict_proba(scaled)[:, mixture.means_.argmin()]
+    low: np.ndarray = mixture.predict_proba(scaled)[:, mixture.means_.argmin()]
+    return low
 
 
 def sharpened(p: Tensor, temperature: float = 0.5) -> Tensor:
@@ -70,7 +72,7 @@ def brier(p: Tensor, targets: Tensor) -> Tensor:
 def one_sidedness(p: Tensor) -> Tensor:
     """L_reg, DivideMix Eq. 11: D_KL(uniform ‖ mean prediction) in nats, scalar; 0 where no class is preferred."""
     mean = p.mean(0).clamp_min(1e-8)
-    return -(mean.log() + np.log(len(mean))).mean()
+    return -(mean.log() + math.log(len(mean))).mean()
 
 
 def negative_entropy(p: Tensor) -> Tensor:

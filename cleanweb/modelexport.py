@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cleanweb import manifest, modelcard
 from cleanweb.drafts import draft
 from cleanweb.errors import MachineError, UsageError
-from cleanweb.network import load_classifier
+from cleanweb.network import TimmModel, load_classifier
 from cleanweb.schema import TABLES
 
 TOLERANCE = 1e-4  # of what the copy may say otherwise, as a share of the largest logit, or of 1
@@ -60,13 +60,13 @@ def _card(run: Path, format: str) -> str:
 
 
 @torch.inference_mode()
-def _difference(model: nn.Module, copy: Run, n: int, side: int) -> float:
+def _difference(model: TimmModel, copy: Run, n: int, side: int) -> float:
     images = torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(n))
     expected = model(images)
     return float((copy(images) - expected).abs().max() / expected.abs().max().clamp(min=1))
 
 
-def _write_timm(model: nn.Module, names: list[str], classifier: Path, folder: Path) -> Run:
+def _write_timm(model: TimmModel, names: list[str], classifier: Path, folder: Path) -> Run:
     for name in ("config.json", "model.safetensors"):
         shutil.copyfile(classifier / name, folder / name)
     copy = load_classifier(folder)[0]
@@ -74,7 +74,7 @@ def _write_timm(model: nn.Module, names: list[str], classifier: Path, folder: Pa
     return copy
 
 
-def _write_onnx(model: nn.Module, names: list[str], classifier: Path, folder: Path) -> Run:
+def _write_onnx(model: TimmModel, names: list[str], classifier: Path, folder: Path) -> Run:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise MachineError(f'ONNX needs {", ".join(missing)}: pip install "cleanweb-data[onnx]".')
@@ -86,13 +86,14 @@ def _write_onnx(model: nn.Module, names: list[str], classifier: Path, folder: Pa
             model, (_example(model),), dynamo=True, input_names=["images"], output_names=["logits"],
             dynamic_shapes=(_ANY_NUMBER,), external_data=False, verbose=False,
         )  # fmt: skip
+        assert program is not None, "dynamo=True gives one"
         program.model.metadata_props["label_names"] = json.dumps(names)
         program.save(folder / "model.onnx")
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-def _write_torch_export(model: nn.Module, names: list[str], classifier: Path, folder: Path) -> Run:
+def _write_torch_export(model: TimmModel, names: list[str], classifier: Path, folder: Path) -> Run:
     program = torch.export.export(model, (_example(model),), dynamic_shapes=(_ANY_NUMBER,))
     config = (classifier / "config.json").read_text(encoding="utf-8")
     torch.export.save(program, folder / "model.pt2", extra_files={"config.json": config})
@@ -102,7 +103,7 @@ def _write_torch_export(model: nn.Module, names: list[str], classifier: Path, fo
 _ANY_NUMBER = {0: torch.export.Dim("n")}  # of images at a time
 
 
-def _example(model: nn.Module) -> Tensor:
+def _example(model: TimmModel) -> Tensor:
     return torch.zeros(2, *model.pretrained_cfg["input_size"])
 
 

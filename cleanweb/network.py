@@ -12,12 +12,12 @@ import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
 from timm.models import build_model_with_cfg, register_model
-from timm.utils import ModelEmaV3
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from cleanweb.errors import MachineError, RunError, UsageError, did_you_mean
@@ -49,7 +49,8 @@ class PlainCNN(nn.Module):
         self.reset_classifier(num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        return self.body(x)
+        maps: Tensor = self.body(x)
+        return maps
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.pool(x).flatten(1)
@@ -63,7 +64,7 @@ class PlainCNN(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         self.num_classes = num_classes
-        self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        self.fc: nn.Module = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
 
 _PLAIN = {
@@ -89,10 +90,25 @@ def cnn5(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return _plain("cnn5", pretrained, kwargs, widths=(32, 64, 128, 128), halve=(0, 1, 2), side=2)
 
 
+class TimmModel(nn.Module):
+    """What timm promises of its models, and does not declare: never made, only named in types."""
+
+    pretrained_cfg: dict[str, Any]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        raise NotImplementedError
+
+    def get_classifier(self) -> nn.Linear:
+        raise NotImplementedError
+
+
 class Network(nn.Module):
     """A timm model that gives logits and features at once; float32 out, whatever is computed inside."""
 
-    def __init__(self, model: nn.Module, pretrained: bool = False):
+    def __init__(self, model: TimmModel, pretrained: bool = False):
         super().__init__()
         self.model, self.pretrained = model, pretrained
 
@@ -114,6 +130,9 @@ class Network(nn.Module):
 
 class FeatureHead(nn.Module):
     """A linear classifier on frozen features, standardised; folds into the backbone's own classifier layer."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, mean: Tensor, std: Tensor, n_classes: int):
         super().__init__()
@@ -142,33 +161,42 @@ class FeatureHead(nn.Module):
         layer.bias.copy_(self.fc.bias - weight @ self.mean)
 
 
+AnyNetwork = Network | FeatureHead  # what a method trains
+
+
 class MeanTeacher(nn.Module):
     """θ_mt ← ω·θ_mt + (1 − ω)·θ after every step, Jo-SRC Eq. 8; batch-norm statistics follow the same way."""
 
-    def __init__(self, student: nn.Module, omega: float):
+    def __init__(self, student: AnyNetwork, omega: float):
         super().__init__()
         self.ema = ModelEmaV3(student, decay=omega)
-        self.ema.module.requires_grad_(False)
+        self.network.requires_grad_(False)
         self.paused = False  # while a step is put together of the parts of a batch
 
-    def update(self, student: nn.Module) -> None:
+    @property
+    def network(self) -> AnyNetwork:
+        """θ_mt as a network of its own."""
+        return cast(AnyNetwork, self.ema.module)
+
+    def update(self, student: AnyNetwork) -> None:
         if not self.paused:
             self.ema.update(student)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (n, c) and features (n, d) in evaluation mode, without gradient."""
-        return self.ema.module.eval()(images)
+        logits, features = self.network.eval()(images)
+        return logits, features
 
 
 @torch.no_grad()
-def predicted(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+def predicted(network: AnyNetwork, images: Tensor) -> tuple[Tensor, Tensor]:
     """Probabilities (n, c) and features (n, d), in evaluation mode and without gradient."""
     logits, features = network.eval()(images)
     return logits.softmax(1), features
 
 
-def twin(network: Network | FeatureHead) -> nn.Module:
+def twin(network: AnyNetwork) -> AnyNetwork:
     """A second network of the same kind that starts elsewhere; what it has of published weights stays.
 
     Drawn as torch draws new layers, from its global generator: seed that first. A head is drawn small instead of zero,
@@ -176,15 +204,15 @@ def twin(network: Network | FeatureHead) -> nn.Module:
     """
     other = copy.deepcopy(network)
     for layer in other.from_scratch().modules():
-        if hasattr(layer, "reset_parameters"):
-            layer.reset_parameters()
+        if callable(reset := getattr(layer, "reset_parameters", None)):
+            reset()
     return other
 
 
 class Twins(nn.Module):
     """Two networks that start apart and see the same images; no mean teacher. The first one is believed."""
 
-    def __init__(self, network: Network | FeatureHead):
+    def __init__(self, network: AnyNetwork):
         super().__init__()
         self.network, self.peer = network, twin(network)
 
@@ -195,7 +223,7 @@ class Twins(nn.Module):
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return predicted(self.network, images)
 
-    def trained(self) -> nn.Module:
+    def trained(self) -> AnyNetwork:
         return self.network
 
 
@@ -208,21 +236,23 @@ class Backbone:
     checkpoint: Path | None = None  # a file of weights to load instead of the published ones
     why: str = ""  # said to the user where it is not what was asked for
 
-    def build(self, n_classes: int) -> nn.Module:
+    def build(self, n_classes: int) -> TimmModel:
         """The timm model with a new classifier of n_classes outputs (0: features only)."""
+        overlay = None if self.checkpoint is None else {"file": str(self.checkpoint)}
         try:
-            if self.checkpoint is None:
-                return timm.create_model(self.name, pretrained=self.pretrained, num_classes=n_classes)
-            overlay = {"file": str(self.checkpoint)}
-            return timm.create_model(self.name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=n_classes)
+            model = timm.create_model(
+                self.name, pretrained=self.pretrained, pretrained_cfg_overlay=overlay, num_classes=n_classes
+            )
         except Exception as error:  # timm raises whatever its parsers raise; a user gets one sentence
             source = self.checkpoint or self.name
             raise MachineError(f"The backbone {self.name!r} could not be built from {source}: {error}") from error
+        return cast(TimmModel, model)
 
     def config(self) -> dict[str, Any]:
         """timm's pretrained_cfg: input_size (c, h, w), mean, std … without building the weights."""
         with torch.device("meta"):
-            return timm.create_model(self.name, pretrained=False, num_classes=0).pretrained_cfg
+            model = cast(TimmModel, timm.create_model(self.name, pretrained=False, num_classes=0))
+        return model.pretrained_cfg
 
 
 def choose_backbone(name: str, weights: str, default: str) -> Backbone:
@@ -330,7 +360,7 @@ def _hub_answers(timeout_s: float = 3.0) -> bool:
     return True
 
 
-def save_classifier(model: nn.Module, folder: Path, class_names: list[str], size_px: int) -> None:
+def save_classifier(model: TimmModel, folder: Path, class_names: list[str], size_px: int) -> None:
     """Write config.json + model.safetensors in timm's own layout, with the class names in logit order and how the
     images were made that it was trained on (`pixelcache.centre_square`): timm's own transform makes them alike."""
     from timm.models import save_for_hf
@@ -341,10 +371,10 @@ def save_classifier(model: nn.Module, folder: Path, class_names: list[str], size
 
     model_config = {"label_names": class_names, "num_classes": len(class_names)}
     model = model.cpu().to(memory_format=torch.contiguous_format)  # safetensors takes no other
-    save_for_hf(model, folder, model_config=model_config, safe_serialization=True)
+    save_for_hf(model, str(folder), model_config=model_config, safe_serialization=True)
 
 
-def load_classifier(folder: Path) -> tuple[nn.Module, list[str]]:
+def load_classifier(folder: Path) -> tuple[TimmModel, list[str]]:
     """The classifier of a run, in evaluation mode, and its class names in logit order.
 
     Raises RunError where the folder holds something else, MachineError where its weights cannot be loaded.

@@ -138,8 +138,8 @@ def _learn(settings: Settings, crawl: readers.Crawl, unfinished: Unfinished, pro
     manifest.write(results.path, made)
     modelcard.write(results.classifier, made)
     results.save_record(made["runs"].iloc[0].to_dict())
-    words = [f"{len(changed):,} files have changed or vanished since they were read: see their note."] * bool(changed)
-    unfinished.complete([*crawl.notes, *words, *training.words])
+    note = [f"{len(changed):,} files have changed or vanished since they were read: see their note."] * bool(changed)
+    unfinished.complete([*crawl.notes, *note, *training.words])
 
 
 def _handed_over(unfinished: Unfinished) -> Outcome:
@@ -164,6 +164,7 @@ def inspect(
     workers = machine.cores() if workers is None else workers
     contents = readers.contents(samples)
     found, cache = images.inspect(contents, total, pixels, side_px, workers, progress)
+    assert cache is not None, "there is a folder for it"
     if not any(fact.status == Status.OK for fact in found.values()):
         words = {fact.error for fact in found.values()}
         raise CrawlError(f"None of the {total} files can be read: {'; '.join(sorted(words)[:3])}.")

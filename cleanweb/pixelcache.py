@@ -44,14 +44,14 @@ class PixelCache:
             np.save(file, index)
         return cls(folder, index)
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[type["PixelCache"], tuple[Path, np.ndarray]]:
         return PixelCache, (self.folder, self.index)  # memory maps do not travel to other processes
 
     def side(self, i: int) -> int:
         """The stored side of sample i in pixels; 0 where it has none."""
         return int(self.index["side"][i]) if 0 <= i < len(self.index) else 0
 
-    def load(self, indices: Sequence[int], size: int) -> np.ndarray:
+    def load(self, indices: Sequence[int] | np.ndarray, size: int) -> np.ndarray:
         """(b, size, size, 3) uint8: the squares of these samples, resized where they are stored in another size."""
         batch = np.empty((len(indices), size, size, 3), np.uint8)
         for k, i in enumerate(indices):

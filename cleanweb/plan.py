@@ -1,6 +1,7 @@
 """What is chosen for a run that the user left open: network, way of training, recipe, epochs. And why, in words."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -70,7 +71,8 @@ def training(settings: Settings, device: torch.device, backbone: Backbone, n: in
     size = "head" if tune == "head" else "large" if backbone.pretrained else "small"
     recipe = defaults.RECIPES[settings.recipe][size]
     recipe = replace(recipe, pretrain=pretrain, rounds=max(1, min(recipe.rounds, FEW_IMAGES // n)))
-    recipe = settings.changed(replace(recipe, **defaults.OF_METHOD.get(settings.method, {}).get(size, {})))
+    own: dict[str, Any] = defaults.OF_METHOD.get(settings.method, {}).get(size, {})
+    recipe = settings.changed(replace(recipe, **own))
     classifier = defaults.CLASSIFIER[size]
     epochs = settings.epochs or recipe.epochs
     classifier_epochs = min(classifier.epochs, epochs)

@@ -11,7 +11,7 @@ import torch
 
 from cleanweb import images, machine
 from cleanweb.errors import RunError, UsageError
-from cleanweb.network import load_classifier
+from cleanweb.network import TimmModel, load_classifier
 from cleanweb.readers import printable
 from cleanweb.records import ImageFacts, Progress, Status, silent
 from cleanweb.views import Pixels
@@ -53,11 +53,11 @@ def predict(
 
 
 def _predict(
-    opened: list[tuple[Path, tuple[ImageFacts, np.ndarray | None]]], model: torch.nn.Module, names: list[str],
+    opened: list[tuple[Path, tuple[ImageFacts, np.ndarray | None]]], model: TimmModel, names: list[str],
     pixels: Pixels, device: torch.device,
 ) -> Iterator[Prediction]:  # fmt: skip
     squares = [torch.from_numpy(square.copy()) for _, (_, square) in opened if square is not None]
-    answers = iter(())
+    answers: Iterator[tuple[int, float]] = iter(())
     if squares:
         with torch.inference_mode():
             batch = torch.stack(squares).to(device)

@@ -34,24 +34,25 @@ class SelfSupervised(nn.Module):
     def epoch(self, t: int, batches: Batches) -> Iterator[Loss]:
         self.train()
         for batch in batches:
-            points = [self.projector(self.network(view)[1]) for view in batch.views]
-            yield Loss(self._loss(points, batch.labels))
+            z, z_prime = (self.projector(self.network(view)[1]) for view in batch.views)
+            yield Loss(self._loss(z, z_prime, batch.labels))
 
-    def _loss(self, points: list[Tensor], labels: Tensor) -> Tensor:
-        return nt_xent(*points)
+    def _loss(self, z: Tensor, z_prime: Tensor, labels: Tensor) -> Tensor:
+        return nt_xent(z, z_prime)
 
 
 class Supervised(SelfSupervised):
     """SupCon on two strong views of every image and the labels it was given."""
 
-    def _loss(self, points: list[Tensor], labels: Tensor) -> Tensor:
-        return contrast(torch.cat(points), labels.repeat(len(points)))
+    def _loss(self, z: Tensor, z_prime: Tensor, labels: Tensor) -> Tensor:
+        return contrast(torch.cat([z, z_prime]), labels.repeat(2))
 
 
 KINDS: dict[str, type[SelfSupervised]] = {"self": SelfSupervised, "sup": Supervised}
 
 
 def pretrain(
+    kind: str,
     network: Network,
     batches: Callable[[tuple[str, ...], int], Callable[[int], Batches]],
     recipe: Recipe,
@@ -59,8 +60,8 @@ def pretrain(
     checkpoint: Path,
     progress: Progress,
 ) -> None:
-    """Train the backbone of `network`, as `recipe.pretrain` says; batches(views, batch size): as `train` takes it."""
-    learner = KINDS[recipe.pretrain](network).to(next(network.parameters()).device)
+    """Train the backbone of `network`, as `kind` says; batches(views, batch size): as `train` takes it."""
+    learner = KINDS[kind](network).to(next(network.parameters()).device)
     recipe = replace(recipe, batch_size=max(recipe.batch_size, _LEAST_BATCH))
 
     def told(_: str, done: int, total: int) -> None:

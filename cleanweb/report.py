@@ -11,14 +11,14 @@ import shlex
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 
 from cleanweb import atomic, audit, charts, manifest, thumbnails
 from cleanweb.audit.statement import findings
 from cleanweb.errors import UsageError
-from cleanweb.records import MEANING, UNREADABLE
+from cleanweb.records import MEANING, UNREADABLE, Verdict
 from cleanweb.runfolder import RunFolder
 from cleanweb.schema import TABLES
 from cleanweb.thumbnails import Sheet
@@ -78,7 +78,7 @@ def render(run: Path, tables: Mapping[str, "pd.DataFrame"]) -> str:
         total=len(images),
         counts=counts,
         verdicts=MEANING,
-        flow=charts.flow(counts),
+        flow=charts.flow({str(verdict): n for verdict, n in counts.items()}),
         box=charts,
         copies=int(images["duplicate_of"].notna().sum()),
         needs_review=int(images["needs_review"].sum()),
@@ -117,12 +117,12 @@ def cut(text: object, longest: int = LONGEST) -> str:
     return "".join(c if c.isprintable() or c in _JOINERS else f"\\x{ord(c):02x}" for c in text)
 
 
-def _records(frame: "pd.DataFrame") -> list[dict[str, object]]:
+def _records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
     """Its rows, with None where there is nothing."""
     return frame.astype(object).where(frame.notna(), None).to_dict("records")
 
 
-def _wrong(row: Mapping) -> float:
+def _wrong(row: Mapping[str, Any]) -> float:
     """About how many images of the class have a wrong label."""
     return (row["noise_rate"] or 0.0) * row["images"]
 
@@ -166,7 +166,12 @@ def _curves(epochs: "pd.DataFrame") -> list[dict[str, object]]:
 def _sheets(images: "pd.DataFrame", labels: list[str]) -> list[tuple[str, str, str, list[Sheet]]]:
     """(anchor, title, words, its sheets) of everything there are pictures of."""
     found = [
-        (verdict, f"Verdict {verdict}", f"{MEANING[verdict].capitalize()}. p: that the verdict is right.", sheets)
+        (
+            verdict,
+            f"Verdict {verdict}",
+            f"{MEANING[Verdict(verdict)].capitalize()}. p: that the verdict is right.",
+            sheets,
+        )
         for verdict, sheets in thumbnails.of_verdicts(images).items()
     ]
     words = f"Each class's pictures that keep their label with the least probability; at most {thumbnails.CLASSES} "

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from cleanweb import __version__, atomic
 from cleanweb.errors import RunError
@@ -146,7 +147,7 @@ class Unfinished:
             folder.rename(leftover)
             atomic.remove(leftover)
 
-    def _read_record(self) -> dict:
+    def _read_record(self) -> dict[str, Any]:
         try:
             record = json.loads(self._record.read_text(encoding="utf-8"))
             return {key: record[key] for key in ("cleanweb", "began", "fresh", "settings")}

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from cleanweb import manifest
 from cleanweb.database import Connection
@@ -75,7 +76,7 @@ def decide(
     if (verdict == Verdict.OOD and label is not None) or (verdict == Verdict.RELABELED and label is None):
         raise UsageError("A relabeled image needs a label, and one that is ood has none.")
 
-    def label_of(row: Mapping[str, object]) -> object:
+    def label_of(row: Mapping[str, Any]) -> object:
         if verdict == Verdict.OOD or label is not None:
             return label
         if row["given_label"] is None:
@@ -94,7 +95,7 @@ def accept(
 ) -> Done:
     """Store that a person has found the verdicts on these images right, as they are. Otherwise as `decide`."""
 
-    def label_of(row: Mapping[str, object]) -> object:
+    def label_of(row: Mapping[str, Any]) -> object:
         if row["verdict"] == Verdict.UNUSABLE:
             raise UsageError(f"{row['path']} has no verdict that could be right: give it a label, or none.")
         return row["final_label"]
@@ -146,12 +147,12 @@ class _Picture:
     """The rows of images of a picture and its copies, and the decision that stands."""
 
     kept: str  # sample_id
-    rows: dict[str, dict[str, object]]  # by sample_id
+    rows: dict[str, dict[str, Any]]  # by sample_id
     standing: int = 0  # review_id
     label: str | None = None  # of that decision
     before: str | None = None  # what images would say without any, JSON, where one stands
 
-    def decided(self, label: str | None) -> list[tuple]:
+    def decided(self, label: str | None) -> list[tuple[Any, ...]]:
         """Its rows where it shows `label`: sample_id and `CHANGED`; the same as `retag` makes of a verified label."""
         given = self.rows[self.kept]["given_label"]
         return [_verified(row, given, label) for row in self.rows.values()]
@@ -180,15 +181,15 @@ def _pictures(con: Connection, sample_ids: Sequence[str]) -> dict[str, _Picture]
     return home
 
 
-def _rows(con: Connection, sample_ids: Sequence[str]) -> list[dict[str, object]]:
+def _rows(con: Connection, sample_ids: Sequence[str]) -> list[dict[str, Any]]:
     if len(sample_ids) <= _FEW:
-        found = [con.execute(f"{_ROWS} = ?", [key]).fetchone() for key in sample_ids]
+        found = [row for key in sample_ids for row in con.execute(f"{_ROWS} = ?", [key]).fetchall()]
     else:
         found = con.execute(f"{_ROWS} IN (SELECT unnest(?::VARCHAR[]))", [list(sample_ids)]).fetchall()
     return [dict(zip((*_FACTS, *CHANGED), values, strict=True)) for values in found]
 
 
-def _verified(row: Mapping[str, object], given_to_kept: object, label: str | None) -> tuple:
+def _verified(row: Mapping[str, Any], given_to_kept: object, label: str | None) -> tuple[Any, ...]:
     given, suggested = row["given_label"], None
     verdict = Verdict.OOD if label is None else Verdict.CLEAN
     if label is not None and label != given:
@@ -201,7 +202,7 @@ def _verified(row: Mapping[str, object], given_to_kept: object, label: str | Non
     return (row["sample_id"], str(verdict), suggested, label, *p, 1.0, False, words)
 
 
-def _stored(before: str | None) -> list[tuple]:
+def _stored(before: str | None) -> list[tuple[Any, ...]]:
     return [(sample_id, *values) for sample_id, values in json.loads(before or "{}").items()]
 
 
@@ -214,18 +215,18 @@ class _Action:
     audit_id: int | None
     seen: Mapping[str, str] | None
 
-    def conflicts(self, picture: _Picture, row: Mapping[str, object]) -> bool:
+    def conflicts(self, picture: _Picture, row: Mapping[str, Any]) -> bool:
         now = mark(picture.standing, row["verdict"], row["final_label"])
         return self.seen is not None and self.seen.get(row["sample_id"]) != now
 
 
 def _decide(
-    run: Path, sample_ids: Sequence[str], label_of: Callable[[Mapping[str, object]], object], action: _Action
+    run: Path, sample_ids: Sequence[str], label_of: Callable[[Mapping[str, Any]], object], action: _Action
 ) -> Done:
     with manifest.changing(run) as con:
         classes = {label for (label,) in con.execute("SELECT label FROM classes").fetchall()}
         home = _pictures(con, sample_ids)
-        number = con.execute("SELECT coalesce(max(review_id), 0) FROM reviews").fetchone()[0]
+        [(number,)] = con.execute("SELECT coalesce(max(review_id), 0) FROM reviews").fetchall()
         labels: dict[str, str | None] = {}  # of the pictures, by their kept copies
         rows, conflicts, now = [], [], _now()
         for sample_id in dict.fromkeys(sample_ids):
@@ -246,7 +247,7 @@ def _decide(
     return Done([row[0] for row in rows], [row[0] for row in changed], conflicts)
 
 
-def _allowed(row: Mapping[str, object], label: object, classes: set[str]) -> str | None:
+def _allowed(row: Mapping[str, Any], label: object, classes: set[str]) -> str | None:
     if row["status"] in UNREADABLE:
         raise UsageError(f"{row['path']} cannot be used: {row['status']}. Nothing can be decided of it.")
     if label is not None and label not in classes:
@@ -254,12 +255,12 @@ def _allowed(row: Mapping[str, object], label: object, classes: set[str]) -> str
     return label
 
 
-def _insert(con: Connection, rows: Sequence[tuple]) -> None:
+def _insert(con: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
     if rows:
         con.execute(f"INSERT INTO reviews SELECT {_columns('reviews', _TYPES['reviews'])}", _turned(rows))
 
 
-def _update(con: Connection, rows: Sequence[tuple]) -> None:
+def _update(con: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
     """Set `CHANGED` in these rows of images: (sample_id, *values) each."""
     if rows:
         new, names = ", ".join(f"{name} = new.{name}" for name in CHANGED), ("sample_id", *CHANGED)
@@ -271,7 +272,7 @@ def _columns(table: str, names: Iterable[str]) -> str:
     return ", ".join(f"unnest(?::{_TYPES[table][name]}[]) AS {name}" for name in names)
 
 
-def _turned(rows: Sequence[tuple]) -> list[list]:
+def _turned(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)]
 
 

@@ -94,7 +94,7 @@ class RunFolder:
                 scored=scored,
                 classes=np.array(classes, dtype=np.str_),
                 rule=json.dumps(rule),
-                **scores.arrays(),
+                **scores.arrays(),  # type: ignore[arg-type]  # numpy takes any name for `allow_pickle`
             )
 
     def load_scores(self) -> tuple[np.ndarray, Scores, list[str], dict[str, float] | None]:

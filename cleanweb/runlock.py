@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -67,7 +68,7 @@ def _taken(file: Path) -> int:
 
 
 def _released(handle: int, file: Path) -> None:
-    if os.name == "posix":
+    if sys.platform != "win32":
         with suppress(OSError):
             file.unlink()  # while it is locked: whoever waits for it sees that it is gone
         os.close(handle)
@@ -95,7 +96,7 @@ def _who(file: Path) -> str:
 
 
 def _lock(handle: int) -> None:
-    if os.name == "posix":
+    if sys.platform != "win32":
         import fcntl
 
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from math import inf
 from pathlib import Path
+from typing import Any
 
 from cleanweb.errors import UsageError, did_you_mean
 
@@ -158,7 +159,7 @@ class Settings:
 
     def changed(self, recipe: Recipe) -> Recipe:
         """The recipe with what was asked for instead of its own. Raises UsageError where that cannot be."""
-        values = {name: checked(name, value) for name, value in self.hyperparameters.items()}
+        values: dict[str, Any] = {name: checked(name, value) for name, value in self.hyperparameters.items()}
         return replace(recipe, batch_size=self.batch_size or recipe.batch_size, noise_rate=self.noise_rate, **values)
 
     def words(self) -> list[str]:

@@ -3,6 +3,7 @@
 from io import BytesIO
 
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from cleanweb.records import Status
 
@@ -106,8 +107,10 @@ def is_short(data: bytes) -> bool:
     if int.from_bytes(data[4:8], "little" if data.startswith(b"II") else "big") >= len(data):
         return True  # where the list of parts should begin
     try:
-        tags = Image.open(BytesIO(data), formats=("TIFF",)).tag_v2
-        starts, sizes = (tags.get(strips) or tags.get(tiles) for strips, tiles in ((273, 324), (279, 325)))
+        picture = Image.open(BytesIO(data), formats=("TIFF",))
+        assert isinstance(picture, TiffImageFile)
+        tags = picture.tag_v2
+        starts, sizes = (tags.get(strips) or tags[tiles] for strips, tiles in ((273, 324), (279, 325)))
         return any(start + size > len(data) for start, size in zip(starts, sizes, strict=True))
     except Exception:
         return False

@@ -2,10 +2,11 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from cleanweb.records import MEANING, UNREADABLE
+from cleanweb.records import MEANING, UNREADABLE, Verdict
 
 _MOST = 8  # lines of a list before it is cut
 
@@ -20,8 +21,8 @@ class Summary:
     classifier: bool  # whether there was a final label to train one on
     noise_rate: float | None  # estimated share of wrong labels among judged pictures
     noise_interval: tuple[float, float] | None  # nominally of 95 %
-    classes: list[dict[str, object]]  # rows of the classes table
-    relabelings: list[dict[str, object]]  # given, suggested, images: most frequent first
+    classes: list[dict[str, Any]]  # rows of the classes table
+    relabelings: list[dict[str, Any]]  # given, suggested, images: most frequent first
     duplicates: dict[str, int]  # exact, near → copies
     two_labels: int  # pictures that were given more than one label
     unreadable: dict[str, int]  # status → files that could not be read
@@ -42,7 +43,7 @@ class Summary:
         total = sum(self.verdicts.values())
         lines = ["", f"{total:,} images in {_duration(self.seconds)}"]
         for verdict, n in self.verdicts.items():
-            lines.append(f"  {verdict:<10}{n:>9,}  {n / max(total, 1):>6.1%}  {MEANING[verdict]}")
+            lines.append(f"  {verdict:<10}{n:>9,}  {n / max(total, 1):>6.1%}  {MEANING[Verdict(verdict)]}")
         rate = ""
         if self.noise_rate is not None and self.noise_interval is not None:
             low, high = self.noise_interval

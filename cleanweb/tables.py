@@ -10,6 +10,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,9 @@ import pandas as pd
 from cleanweb import __version__
 from cleanweb.records import UNVERIFIED, Decision, ImageFacts, Sample, Scores, Status, Verdict
 from cleanweb.settings import Settings
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 # what `judge` fills in; the rest of a row is known before anything is learned
 _JUDGED = ("verdict", "suggested_label", "final_label", "p_clean", "p_id", "p_ood", "confidence", "needs_review",
@@ -105,14 +109,20 @@ def _evidence(scores: Scores, names: np.ndarray) -> dict[str, np.ndarray]:
     agreement = (scores.labels[scores.neighbours] == scores.labels[:, None]).mean(1) if k else np.full(len(rows), None)
     predicted = scores.probs.argmax(1)
     return {
-        "js_clean": np.where(known, scores.js_clean, None),
+        "js_clean": _where(known, scores.js_clean),
         "view_disagreement": scores.view_disagreement,
-        "p_given": np.where(known, scores.probs[rows, scores.labels], None),
+        "p_given": _where(known, scores.probs[rows, scores.labels]),
         "predicted_label": names[predicted],
         "p_predicted": scores.probs[rows, predicted],
-        "neighbour_agreement": np.where(known, agreement, None),
+        "neighbour_agreement": _where(known, agreement),
         "neighbour_similarity": scores.similarity.mean(1) if k else np.full(len(rows), None),
     }
+
+
+def _where(known: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The values, None where they are not known."""
+    nothing = np.full(values.shape, None, dtype=object)
+    return np.where(known, values, nothing)
 
 
 def _follow(images: pd.DataFrame, scored: np.ndarray, scores: Scores, classes: list[str]) -> None:
@@ -134,7 +144,11 @@ def _follow(images: pd.DataFrame, scored: np.ndarray, scores: Scores, classes: l
 def _copy_verdict(images: pd.DataFrame, row: int, kept: int, probs: np.ndarray, classes: list[str]) -> None:
     for column in _JUDGED:
         images.at[row, column] = images.at[kept, column]
-    given, kept_label, final = images.at[row, "given_label"], *images.loc[kept, ["given_label", "final_label"]]
+    given, kept_label, final = (
+        images.at[row, "given_label"],
+        images.at[kept, "given_label"],
+        images.at[kept, "final_label"],
+    )
     words = f"{images.at[row, 'duplicate_kind']} copy of {images.at[kept, 'sample_id']}"
     images.at[row, "reason"] = f"{words}: {images.at[kept, 'reason']}"
     if given == kept_label:
@@ -173,7 +187,7 @@ def classes_table(images: pd.DataFrame, classes: Sequence[str], noise: np.ndarra
     """Counts and the estimated noise rate of every class, copies counted once each as rows of the crawl. noise
     (c + 1, 3) as in Decision: of pictures, copies not counted."""
     rows = []
-    for label, (rate, low, high) in zip(classes, np.where(np.isnan(noise), None, noise), strict=False):
+    for label, (rate, low, high) in zip(classes, _where(~np.isnan(noise), noise), strict=False):
         own = images[images["given_label"] == label]
         verdicts = own["verdict"].value_counts()
         rows.append({
@@ -209,7 +223,7 @@ def reliability_table(reliability: np.ndarray) -> pd.DataFrame:
     return frame.astype({"images": "int64"})
 
 
-def epochs_table(stages: dict[str, Sequence[object]]) -> pd.DataFrame:
+def epochs_table(stages: Mapping[str, Sequence["DataclassInstance"]]) -> pd.DataFrame:
     """stage → its epoch records, one row each."""
     columns = ["stage", "epoch", "loss", "tau", "n_clean", "n_id", "n_ood", "lr", "seconds"]
     rows = [{"stage": stage} | asdict(record) for stage, records in stages.items() for record in records]

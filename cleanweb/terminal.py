@@ -3,11 +3,11 @@
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
@@ -24,13 +24,19 @@ _SOONEST_S, _LATEST_S = 1, 60  # between two lines of a stage, where no one watc
 
 def choice(name: str, values: tuple[str, ...]) -> type[StrEnum]:
     """What an option takes: one of these words."""
-    return StrEnum(name, [(v, v) for v in values])
+    return cast(type[StrEnum], StrEnum(name, [(v, v) for v in values]))
 
 
-Method = choice("Method", METHOD_NAMES)
-RecipeName = choice("RecipeName", RECIPE_NAMES)
-Tune = choice("Tune", TUNES)
-Pretrain = choice("Pretrain", PRETRAINS)
+if TYPE_CHECKING:  # to whom a type is what is written as a class
+    Method = str
+    RecipeName = str
+    Tune = str
+    Pretrain = str
+else:
+    Method = choice("Method", METHOD_NAMES)
+    RecipeName = choice("RecipeName", RECIPE_NAMES)
+    Tune = choice("Tune", TUNES)
+    Pretrain = choice("Pretrain", PRETRAINS)
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------
@@ -166,7 +172,7 @@ def _cell(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else plain(str(value))
 
 
-def print_table(columns: list[str], rows: Iterable[tuple]) -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Numbers on the right, text on the left."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cleanweb.images import quiet, thumbnail
 from cleanweb.readers import read_bytes
@@ -83,7 +83,7 @@ def _rows(images: "pd.DataFrame") -> list[dict[str, object]]:
     return images.astype(object).where(images.notna(), None).to_dict("records")
 
 
-def make(rows: Iterable[dict[str, object]]) -> dict[str, str | None]:
+def make(rows: Iterable[dict[str, Any]]) -> dict[str, str | None]:
     """sample_id → a small JPEG as a data URI, None where the picture cannot be read any more."""
     wanted = {row["sample_id"]: row for row in rows}
     with quiet(), warnings.catch_warnings(), ThreadPoolExecutor() as pool:
@@ -91,7 +91,7 @@ def make(rows: Iterable[dict[str, object]]) -> dict[str, str | None]:
         return dict(zip(wanted, pool.map(_small, wanted.values()), strict=True))
 
 
-def _small(row: dict[str, object]) -> str | None:
+def _small(row: dict[str, Any]) -> str | None:
     if row["file"] is None:
         return None
     try:

@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from torch import nn
 
 from cleanweb import checkpoint
 from cleanweb.errors import MachineError, RunError
 from cleanweb.machine import out_of_memory
-from cleanweb.methods import Batches, Method, Watch, unwatched
+from cleanweb.methods import Batches, Learner, unwatched
 from cleanweb.network import MeanTeacher
 from cleanweb.records import NOTICE, Progress, silent
 from cleanweb.settings import Recipe
@@ -28,6 +28,8 @@ _SLOWER = 0.1  # of the learning rate
 _LEAST_PART = 4  # images of a batch that is taken in parts: batch norm needs company
 
 log = logging.getLogger(__name__)
+
+L = TypeVar("L", bound=Learner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +60,13 @@ class _NotFiniteError(Exception):
 
 
 def train(
-    method: Method,
+    method: L,
     batches: Callable[[int], Batches],
     recipe: Recipe,
     epochs: int,
     file: Path | None = None,
     progress: Progress = silent,
-    watch: Watch = unwatched,
+    watch: Callable[[str, int, L], None] = unwatched,
 ) -> list[EpochRecord]:
     """Train `method` in place for epochs 1…epochs; `batches(t)` gives epoch t's batches.
 
@@ -76,14 +78,14 @@ def train(
     course = _resume(file, method, optimiser)
     if file is not None and not course.records:
         _save(file, method, optimiser, course)  # what the first epoch can go back to
-    if 0 < len(course.records) < epochs:
+    elif file is not None and len(course.records) < epochs:
         log.log(NOTICE, "Going on after epoch %d of %d (%s).", len(course.records), epochs, file.stem)
     while (t := len(course.records) + 1) <= epochs:
         for group in optimiser.param_groups:
             group["lr"] = course.rate * recipe.lr * learning_rate_factor(t, epochs, recipe)
-        record, trouble = _tried(method, batches, optimiser, t, course.parts)
-        if trouble:
-            remedy = _remedy(trouble, course, recipe, file)
+        record = _tried(method, batches, optimiser, t, course.parts)
+        if isinstance(record, Exception):
+            remedy = _remedy(record, course, recipe, file)
             course = replace(remedy, records=_resume(file, method, optimiser).records)
             continue
         course.records.append(record)
@@ -94,7 +96,7 @@ def train(
     return course.records
 
 
-def make_optimiser(method: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimiser(method: Learner, recipe: Recipe) -> torch.optim.Optimizer:
     parameters = [p for p in method.parameters() if p.requires_grad]
     if recipe.optimiser == "sgd":
         return torch.optim.SGD(parameters, recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay)
@@ -110,17 +112,17 @@ def learning_rate_factor(t: int, epochs: int, recipe: Recipe) -> float:
 
 
 def _tried(
-    method: Method, batches: Callable[[int], Batches], optimiser: torch.optim.Optimizer, t: int, parts: int
-) -> tuple[EpochRecord | None, Exception | None]:
+    method: Learner, batches: Callable[[int], Batches], optimiser: torch.optim.Optimizer, t: int, parts: int
+) -> EpochRecord | Exception:
     """Epoch t's record, or what went wrong, without the traceback that would keep its tensors."""
     try:
-        return _epoch(method, batches(t) if parts == 1 else replace(batches(t), parts=parts), optimiser, t, parts), None
+        return _epoch(method, batches(t) if parts == 1 else replace(batches(t), parts=parts), optimiser, t, parts)
     except _NotFiniteError as error:
-        return None, error.with_traceback(None)
+        return error.with_traceback(None)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        return None, MemoryError(f"{error}".split("\n")[0])
+        return MemoryError(f"{error}".split("\n")[0])
 
 
 def _remedy(trouble: Exception, course: _Course, recipe: Recipe, file: Path | None) -> _Course:
@@ -147,9 +149,10 @@ def _remedy(trouble: Exception, course: _Course, recipe: Recipe, file: Path | No
     return replace(course, parts=parts)
 
 
-def _epoch(method: Method, batches: Batches, optimiser: torch.optim.Optimizer, t: int, parts: int) -> EpochRecord:
+def _epoch(method: Learner, batches: Batches, optimiser: torch.optim.Optimizer, t: int, parts: int) -> EpochRecord:
     """One epoch; a step is taken after so many losses, each of which counts as that part of it."""
-    started, losses, counts, tau = time.perf_counter(), [], [0, 0, 0], None
+    started, losses, tau = time.perf_counter(), list[float](), None
+    counts = 0, 0, 0
     teachers = [module for module in method.modules() if isinstance(module, MeanTeacher)]
     for loss in method.epoch(t, batches):
         value = float(loss.value.detach())
@@ -164,7 +167,7 @@ def _epoch(method: Method, batches: Batches, optimiser: torch.optim.Optimizer, t
             optimiser.step()
         for teacher in teachers:  # follows whole steps
             teacher.paused = not whole
-        counts = [a + b for a, b in zip(counts, (loss.n_clean, loss.n_id, loss.n_ood), strict=True)]
+        counts = counts[0] + loss.n_clean, counts[1] + loss.n_id, counts[2] + loss.n_ood
         tau = loss.tau
     if not all(bool(parameter.isfinite().all()) for parameter in method.parameters()):
         raise _NotFiniteError(f"The weights were not finite after epoch {t}")
@@ -172,13 +175,13 @@ def _epoch(method: Method, batches: Batches, optimiser: torch.optim.Optimizer, t
     return EpochRecord(t, sum(losses) / max(len(losses), 1), tau, *counts, lr, time.perf_counter() - started)
 
 
-def _save(file: Path, method: nn.Module, optimiser: torch.optim.Optimizer, course: _Course) -> None:
+def _save(file: Path, method: Learner, optimiser: torch.optim.Optimizer, course: _Course) -> None:
     stream = io.BytesIO()
     torch.save({"method": method.state_dict(), "optimiser": optimiser.state_dict(), "course": asdict(course)}, stream)
     checkpoint.write(file, stream.getbuffer())
 
 
-def _resume(file: Path | None, method: nn.Module, optimiser: torch.optim.Optimizer) -> _Course:
+def _resume(file: Path | None, method: Learner, optimiser: torch.optim.Optimizer) -> _Course:
     stored = None if file is None else checkpoint.read(file)
     if stored is None:
         return _Course([])

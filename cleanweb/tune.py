@@ -12,14 +12,15 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cleanweb import checkpoint, machine, methods, pretrain
 from cleanweb.features import FeatureBatches, extract
-from cleanweb.network import Backbone, FeatureHead, Network
+from cleanweb.network import Backbone, FeatureHead, Network, TimmModel
 from cleanweb.records import Progress
 from cleanweb.score import believe
 from cleanweb.settings import Recipe
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _SCORE_BATCH = 256
 Load = Callable[[np.ndarray, int], np.ndarray]
+N = TypeVar("N", Network, FeatureHead)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Full:
 
     def __init__(self, task: Task):
         self.task = task
-        self.model: nn.Module | None = None
+        self.learned: Network | None = None
 
     def learn(self, method: str, recipe_name: str, recipe: Recipe, epochs: int) -> Learned:
         task, cls = self.task, methods.load(method, recipe_name)
@@ -72,26 +74,30 @@ class Full:
             torch.manual_seed(part.seed)  # the new layers' start; torch offers no generator for it
             network = self._network(task.backbone.build(task.n_classes))
             if recipe.pretrain is not None:
-                self._pretrain(part, network, k, known, recipe, epochs)
+                self._pretrain(recipe.pretrain, part, network, k, known, recipe, epochs)
             return self._train(part, cls, network, known, task.labels[known], recipe, epochs, _name(k, recipe))
 
         learned, learner = _cross_fit(task, recipe, fit, self._views)
-        self.model = copy.deepcopy(learner.trained().model)
+        self.learned = copy.deepcopy(_of(Network, learner))
         return learned
 
-    def retrain(self, final: np.ndarray, recipe: Recipe, epochs: int) -> tuple[nn.Module, list[EpochRecord]]:
+    def retrain(self, final: np.ndarray, recipe: Recipe, epochs: int) -> tuple[TimmModel, list[EpochRecord]]:
         """Go on from what has been learned, on final labels (n,), −1 where there is none: the classifier."""
         known, cls = np.flatnonzero(final >= 0), methods.load("standard", "auto")
-        network, task = self._network(self.model.requires_grad_(True)), _stage(self.task, "classifier")
+        assert self.learned is not None, "learn comes first"
+        network, task = self._network(self.learned.model.requires_grad_(True)), _stage(self.task, "classifier")
         learner, records = self._train(task, cls, network, known, final[known], recipe, epochs, "classifier")
-        return learner.trained().model, records
+        return _of(Network, learner).model, records
 
-    def _network(self, model: nn.Module) -> Network:
-        return Network(model, self.task.backbone.pretrained).to(self.task.device, memory_format=torch.channels_last)
+    def _network(self, model: TimmModel) -> Network:
+        network = Network(model, self.task.backbone.pretrained).to(self.task.device)
+        return network.to(memory_format=torch.channels_last)
 
-    def _pretrain(self, part: Task, network: Network, k: int, known: np.ndarray, recipe: Recipe, epochs: int) -> None:
+    def _pretrain(
+        self, kind: str, part: Task, network: Network, k: int, known: np.ndarray, recipe: Recipe, epochs: int
+    ) -> None:
         """Without labels once, on all images; with labels in every fold, or it would see those it is to judge."""
-        if recipe.pretrain == "self":
+        if kind == "self":
             task, members, name = self.task, np.arange(len(self.task.labels)), "pre-training.pt"
         else:
             task, members, name = part, known, f"pre-training, {_name(k, recipe)}.pt"
@@ -99,12 +105,12 @@ class Full:
         def batches(views: tuple[str, ...], batch_size: int) -> ImageBatches:
             return self._batches(task, members, task.labels[members], views, batch_size)
 
-        pretrain.pretrain(network, batches, recipe, epochs, task.folder / name, task.progress)
+        pretrain.pretrain(kind, network, batches, recipe, epochs, task.folder / name, task.progress)
         network.pretrained = True  # a second network of its kind keeps it
 
     def _train(
-        self, task: Task, cls: type, network: Network, known: np.ndarray, labels: np.ndarray, recipe: Recipe,
-        epochs: int, name: str,
+        self, task: Task, cls: methods.MethodClass, network: Network, known: np.ndarray, labels: np.ndarray,
+        recipe: Recipe, epochs: int, name: str,
     ) -> tuple[methods.Method, list[EpochRecord]]:  # fmt: skip
         learner = cls(network, len(known), task.n_classes, recipe, epochs).to(task.device)
         batches = self._batches(task, known, labels, cls.views, recipe.batch_size)
@@ -152,17 +158,17 @@ class Head:
         features = np.asarray(self.features, np.float32).mean(0)
         return Learned(learned.probs, features, np.zeros(len(features), np.int64), learned.epochs)
 
-    def retrain(self, final: np.ndarray, recipe: Recipe, epochs: int) -> tuple[nn.Module, list[EpochRecord]]:
+    def retrain(self, final: np.ndarray, recipe: Recipe, epochs: int) -> tuple[TimmModel, list[EpochRecord]]:
         """A head fitted on final labels (n,), −1 where there is none, folded into the backbone: the classifier."""
         known, cls = np.flatnonzero(final >= 0), methods.load("standard", "auto")
         task = _stage(self.task, "classifier")
         learner, records = self._train(task, cls, known, final[known], recipe, epochs, "classifier")
         model = self.task.backbone.build(self.task.n_classes)
-        learner.trained().cpu().fold_into(model.get_classifier())
+        _of(FeatureHead, learner).cpu().fold_into(model.get_classifier())
         return model, records
 
     def _train(
-        self, task: Task, cls: type, known: np.ndarray, labels: np.ndarray, recipe: Recipe, epochs: int,
+        self, task: Task, cls: methods.MethodClass, known: np.ndarray, labels: np.ndarray, recipe: Recipe, epochs: int,
         name: str,
     ) -> tuple[methods.Method, list[EpochRecord]]:  # fmt: skip
         features = self.features[:, known]
@@ -192,15 +198,19 @@ def _cross_fit(task: Task, recipe: Recipe, fit: Fit, views: Views) -> tuple[Lear
     """
     rounds = [_round(task, recipe, r, fit, views) for r in range(recipe.rounds)]
     learned, learner = rounds[0][0], rounds[-1][1]
+    assert learner is not None, "the last round's is there"
     probs = np.mean([of_round.probs for of_round, _ in rounds], axis=0)
     return replace(learned, probs=probs, epochs=rounds[-1][0].epochs), learner
 
 
-def _round(task: Task, recipe: Recipe, r: int, fit: Fit, views: Views) -> tuple[Learned, methods.Method]:
-    """One round. An image without a label is in a fold too, and teaches nothing."""
+def _round(task: Task, recipe: Recipe, r: int, fit: Fit, views: Views) -> tuple[Learned, methods.Method | None]:
+    """One round; with its learner, where it is the last one. An image without a label is in a fold too, and teaches
+    nothing."""
     n_folds, n_parts = recipe.folds, recipe.folds * recipe.rounds
     seed = task.seed + r * 1_009
-    fold, parts, learner, records = folds(task.labels, n_folds, seed), [], None, []
+    fold, parts = folds(task.labels, n_folds, seed), list[dict[str, np.ndarray]]()
+    learner: methods.Method | None = None
+    records: list[EpochRecord] = []
     for k in range(r * n_folds, (r + 1) * n_folds):
         file, mine = task.folder / f"believed-{k + 1}.npz", fold == k % n_folds
         part = checkpoint.read_arrays(file)
@@ -210,6 +220,7 @@ def _round(task: Task, recipe: Recipe, r: int, fit: Fit, views: Views) -> tuple[
             log.info("fold %d of %d, %d labels: loss %.4g in the first epoch, %.4g in the last, %.1f s", k + 1, n_parts,
                      len(known), records[0].loss, records[-1].loss, sum(r.seconds for r in records))  # fmt: skip
         if part is None:
+            assert learner is not None, "it has just been fitted"
             held_out = np.flatnonzero(mine)
             probs, features = believe(learner.predict, views(held_out))
             part = {"held_out": held_out, "probs": probs, "features": features}
@@ -220,6 +231,13 @@ def _round(task: Task, recipe: Recipe, r: int, fit: Fit, views: Views) -> tuple[
     probs = np.concatenate([part["probs"] for part in parts], axis=1)[:, order]
     features = np.concatenate([part["features"] for part in parts])[order]
     return Learned(probs, features, fold, records), learner
+
+
+def _of(kind: type[N], learner: methods.Method) -> N:
+    """What it has trained, which is of the kind it was given."""
+    trained = learner.trained()
+    assert isinstance(trained, kind)
+    return trained
 
 
 def _name(k: int, recipe: Recipe) -> str:
@@ -255,4 +273,11 @@ def folds(labels: np.ndarray, k: int, seed: int) -> np.ndarray:
     return fold
 
 
-TUNES = {"full": Full, "head": Head}
+class Tune(Protocol):
+    """What both ways do."""
+
+    def learn(self, method: str, recipe_name: str, recipe: Recipe, epochs: int) -> Learned: ...
+    def retrain(self, final: np.ndarray, recipe: Recipe, epochs: int) -> tuple[TimmModel, list[EpochRecord]]: ...
+
+
+TUNES: dict[str, Callable[[Task], Tune]] = {"full": Full, "head": Head}

@@ -1,14 +1,11 @@
 """How a command explains itself: its help page in plain text, options in groups; and where a wrong value stands."""
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from typer.core import TyperCommand
 
 from cleanweb.errors import did_you_mean
-
-if TYPE_CHECKING:
-    from click import Context, HelpFormatter
 
 WIDEST = 100  # characters of a line, where the terminal has as many
 SETTINGS_FILE = "cleanweb.settings_file"  # in a context's `meta`: which file its `default_map` was read from
@@ -20,7 +17,8 @@ class Command(TyperCommand):
     Rich's own panels draw boxes, load Rich (more than all else a help page needs) and cut long lines into slivers.
     """
 
-    def format_options(self, ctx: "Context", formatter: "HelpFormatter") -> None:
+    # Typer brings a Click of its own or not: there is no one class to name
+    def format_options(self, ctx: Any, formatter: Any) -> None:
         groups: dict[str, list[Any]] = {"Arguments": []}
         for param in self.get_params(ctx):
             if (record := param.get_help_record(ctx)) is None:  # hidden
@@ -33,10 +31,10 @@ class Command(TyperCommand):
                 with formatter.section(name):
                     formatter.write_dl(records)
 
-    def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
             return super().parse_args(ctx, args)
-        except Exception as error:  # Typer brings a Click of its own or not: there is no one class to name
+        except Exception as error:  # a UsageError of that Click
             source = ctx.get_parameter_source(getattr(getattr(error, "param", None), "name", None) or "")
             if hasattr(error, "message"):
                 error.message = in_words(error.message)

@@ -106,6 +106,6 @@ class ImageBatches:
         size = self.pixels.size_px
         side = size if generator is None else loaded_side(size)
         images = torch.from_numpy(self.load(indices.numpy(), side)).to(self.device, non_blocking=True)
-        views = [images] if generator is None else [view(images, size, generator) for view in self.views]
-        views = tuple(self.pixels.normalise(view) for view in views)
+        drawn = [images] if generator is None else [view(images, size, generator) for view in self.views]
+        views = tuple(self.pixels.normalise(view) for view in drawn)
         return Batch(indices.to(self.device), self.labels[indices].to(self.device), views)

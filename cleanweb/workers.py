@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -45,7 +45,7 @@ class Failed:
 
 def run(
     start: Start, items: Iterable[Keyed], workers: int, deadline_s: float = 60.0, memory_bytes: int | None = None
-) -> Iterator[Keyed]:
+) -> Generator[Keyed, None, None]:
     """Answer every (key, item) with (key, function(item)), in any order, on `workers` processes; 0: in this process.
 
     `start(number)` is called once in each process, with a number never given before, and returns the function; it must
@@ -59,7 +59,7 @@ def run(
         for key, item in items:
             yield key, _attempt(function, item)
         return
-    queue, numbers, pool = _Queue(items), count(), []
+    queue, numbers, pool = _Queue(items), count(), list[_Worker]()
     try:
         while True:
             queue.refill()
@@ -83,7 +83,7 @@ class _Queue:
     """The items still to be handed out: those of broken-off bunches first, then the stream's."""
 
     def __init__(self, items: Iterable[Keyed]):
-        self.items, self.waiting, self.size = iter(items), deque(), 1
+        self.items, self.waiting, self.size = iter(items), deque[Keyed](), 1
 
     def refill(self) -> None:
         """Look one item ahead: `waiting` is empty only where nothing is left."""
@@ -91,7 +91,7 @@ class _Queue:
             self.waiting.extend(item for _, item in zip(range(1), self.items, strict=False))
 
     def bunch(self) -> list[Keyed]:
-        taken, n_bytes = [], 0
+        taken, n_bytes = list[Keyed](), 0
         while len(taken) < self.size and n_bytes < BUNCH_BYTES:
             self.refill()
             if not self.waiting:
@@ -203,7 +203,9 @@ def _serve(pipe: Connection, start: Start, number: int, memory_bytes: int | None
 
 def _end_with_parent() -> None:
     """A parent that is killed cannot end its children, and one inside a decoder would not notice its end."""
-    wait([multiprocessing.parent_process().sentinel])
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "this is a child"
+    wait([parent.sentinel])
     os._exit(1)
 
 
@@ -211,8 +213,8 @@ def memory_share(workers: int) -> int:
     """What each of so many processes may take, in bytes: together at most what the machine has free, and no more than
     the largest picture needs."""
     free = []
-    with contextlib.suppress(OSError, AttributeError):  # not Linux
-        free.append(int(re.search(r"^MemAvailable: *(\d+) kB", _read("/proc/meminfo"), re.M)[1]) * 1024)
+    with contextlib.suppress(OSError):  # not Linux
+        free += [int(kb) * 1024 for kb in re.findall(r"^MemAvailable: *(\d+) kB", _read("/proc/meminfo"), re.M)]
     with contextlib.suppress(OSError, ValueError):  # in no container, or in one without a limit
         free.append(int(_read("/sys/fs/cgroup/memory.max")) - int(_read("/sys/fs/cgroup/memory.current")))
     return max(LEAST_BYTES, min([MOST_BYTES, *(n // max(workers, 1) for n in free)]))
@@ -220,10 +222,11 @@ def memory_share(workers: int) -> int:
 
 def _limit_memory(more_bytes: int) -> None:
     """No more than that beyond what this process holds already: an allocation fails, and the machine goes on."""
-    with contextlib.suppress(ImportError, OSError, TypeError, ValueError):  # no such limits, or no such words, here
+    with contextlib.suppress(ImportError, OSError, ValueError):  # no such limits, or no such words, here
         import resource
 
-        held = int(re.search(r"^VmData:\s*(\d+) kB", _read("/proc/self/status"), re.M)[1]) * 1024
+        [held_kb] = re.findall(r"^VmData:\s*(\d+) kB", _read("/proc/self/status"), re.M)
+        held = int(held_kb) * 1024
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         limit = held + more_bytes
         resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))

@@ -56,6 +56,13 @@ def test_both_places_and_both_spellings(name: str, here: Path) -> None:
     assert found.values == {"batch_size": "16", "label_column": "class", "hyperparameters": ["lr=0.01"]}
 
 
+@pytest.mark.parametrize("text", ["tool = 1", "tool.cleanweb = 1", "[[tool]]", "[tool]\ncleanweb = []"])
+def test_what_is_no_table_is_refused_in_words(text: str, here: Path) -> None:
+    (here / "pyproject.toml").write_text(text)
+    with pytest.raises(UsageError, match="is no table"):
+        config.read()
+
+
 def test_a_pyproject_of_others_says_nothing_and_cleanweb_toml_comes_first(here: Path) -> None:
     (here / "pyproject.toml").write_text("[tool.ruff]\nline-length = 99\n")
     assert config.read() == config.Config()

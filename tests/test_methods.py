@@ -208,7 +208,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(name: str, recipe: str, stop:
     features, labels = blobs()
     whole, first, second = (make(name, recipe, len(labels), 3) for _ in range(3))
     expected = train(whole, batches(whole, features, labels), RECIPE, 4)
-    file = tmp_path / "checkpoint" / "train.pt"
+    file = tmp_path / "train.pt"
     with pytest.raises(Stopped):
         train(first, batches(first, features, labels), RECIPE, 4, file, halt)
     found = train(second, batches(second, features, labels), RECIPE, 4, file)

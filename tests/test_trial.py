@@ -77,7 +77,8 @@ def test_every_world_is_listed():
 
 def test_mistakes_get_words_and_a_code(clean_set: Path, world: Path, tmp_path: Path):
     for words, said in (
-        (("make", clean_set, "nowhere", "--out", tmp_path / "w"), "few-classes"),
+        (("make", clean_set, "nowhere", "--out", tmp_path / "w"), "See cleanweb bench worlds"),
+        (("make", clean_set, "few-class", "--out", tmp_path / "w"), "Did you mean few-classes?"),
         (("make", clean_set, "few-classes", "--out", world), "never overwrites"),
         (("run", clean_set), "There is no world"),
         (("run", world, "--noise-rate", 0.2), "--noise-rate"),

@@ -166,3 +166,16 @@ def _alive(pid: int) -> bool:
     except OSError:
         return False
     return state != "Z"
+
+
+@pytest.mark.parametrize("said", ["", "MemTotal: 100 kB\n"])
+def test_a_system_that_does_not_tell_what_memory_is_free_leaves_a_worker_the_most(said: str, monkeypatch):
+    """Some sandboxes' /proc/meminfo has no such line."""
+
+    def read(file: str) -> str:
+        if file == "/proc/meminfo":
+            return said
+        raise FileNotFoundError(file)
+
+    monkeypatch.setattr(workers, "_read", read)
+    assert workers.memory_share(1) == workers.MOST_BYTES

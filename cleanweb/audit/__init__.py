@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cleanweb import manifest
 from cleanweb.audit.statement import CLASS, JUDGED, NONE, UNSURE, findings
@@ -128,14 +128,16 @@ def state(run: Path, audit_id: int) -> Audit:
         found = {name: con.execute(sql, [audit_id]).df() for name, sql in _OF_AUDIT.items()}
     if found["audits"].empty:
         raise UsageError(f"There is no audit {audit_id}: see SELECT DISTINCT audit_id FROM audits.")
-    return of_tables(found)
+    return _last_of(found)
 
 
 def of_tables(tables: Mapping[str, "pd.DataFrame"]) -> Audit | None:
     """The audit that was drawn last, from the manifest's tables audits, images and reviews."""
+    return None if tables["audits"].empty else _last_of(tables)
+
+
+def _last_of(tables: Mapping[str, "pd.DataFrame"]) -> Audit:
     audits, reviews = tables["audits"], tables["reviews"]
-    if audits.empty:
-        return None
     rows = audits[audits["audit_id"] == audits["audit_id"].max()].sort_values("position", ignore_index=True)
     images = tables["images"].set_index("sample_id").loc[rows["sample_id"]]
     now, drawn = _claims(images["verdict"], images["final_label"]), _claims(rows["verdict"], rows["claimed_label"])
@@ -156,7 +158,7 @@ def _claims(verdicts: "pd.Series", labels: "pd.Series") -> list[tuple[str, str |
     return [(v, label if isinstance(label, str) else None) for v, label in zip(verdicts, labels, strict=True)]
 
 
-def _without(values: list) -> tuple[str, str | None]:
+def _without(values: list[Any]) -> tuple[str, str | None]:
     """What was said of a picture without people's decisions: its verdict and label, of `reviews.CHANGED`."""
     row = dict(zip(CHANGED, values, strict=True))
     return row["verdict"], row["final_label"]

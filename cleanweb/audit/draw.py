@@ -47,7 +47,7 @@ def draw(run: Path, n: int = N, seed: int = 0) -> Audit:
     if pictures.empty:
         raise CrawlError(f"No picture of {run} is clean, relabeled or ood: there is nothing to audit.")
     with manifest.opened(run) as con:  # decisions may tell of audits of an earlier run
-        (number,) = con.execute(_NEXT).fetchone()
+        [(number,)] = con.execute(_NEXT).fetchall()
     _store(run, pictures, _chosen(pictures, n, seed), {"audit_id": number, "drawn_at": at, "seed": seed})
     return state(run, number)
 

@@ -79,7 +79,9 @@ def further(parts: Sequence[Part], quantity: Quantity, half_width: float) -> lis
     is seen stays as it is. None where nothing was seen of some part."""
     if any(part.total and not part.seen for part in parts):
         return None
-    grown = lambda factor: [_grown(part, factor) for part in parts]  # noqa: E731
+
+    def grown(factor: float) -> list[Part]:
+        return [_grown(part, factor) for part in parts]
 
     def enough(factor: float) -> bool:
         low, high = _interval(grown(factor), quantity, _ROUGH)

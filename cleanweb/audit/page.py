@@ -9,11 +9,12 @@ the two offered, in alphabetical order.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -36,6 +37,9 @@ _FILES = """SELECT position, file, row_in_file, status, error FROM audits JOIN i
     WHERE audit_id = ?"""
 
 
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
 class Asking:
     """One audit, as the page sees it. Safe to call from several threads."""
 
@@ -45,7 +49,8 @@ class Asking:
         self.ids = audit.state(run, audit_id).rows["sample_id"].tolist()
         with manifest.opened(run) as con:
             self.classes = [label for (label,) in con.execute("SELECT label FROM classes ORDER BY label").fetchall()]
-            self.files = {place: rest for place, *rest in con.execute(_FILES, [audit_id]).fetchall()}
+            self.files = {place: (file, row, status, error) for place, file, row, status, error
+                          in con.execute(_FILES, [audit_id]).fetchall()}  # fmt: skip
 
     def asked(self) -> dict[str, object]:
         """What is asked, and what has been answered so far."""
@@ -56,7 +61,7 @@ class Asking:
                     for row in columns.where(columns.notna(), None).itertuples(index=False)]  # fmt: skip
         return {"run": str(self.run), "audit_id": self.audit_id, "classes": self.classes, "pictures": pictures}
 
-    def answer(self, body: dict) -> dict[str, object]:
+    def answer(self, body: dict[str, Any]) -> dict[str, object]:
         """answers: a list of {position, answer (null: taken back), label of a class}. Raises UsageError, ValueError."""
         given = body.get("answers")
         if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
@@ -66,7 +71,7 @@ class Asking:
             answers.answer(self.run, self.audit_id, told, self.who)
         return {"stored": len(told)}
 
-    def _answer(self, one: dict) -> tuple[str, Answer | None]:
+    def _answer(self, one: dict[str, Any]) -> tuple[str, Answer | None]:
         position, kind, label = one.get("position"), one.get("answer"), one.get("label")
         if type(position) is not int or not 0 <= position < len(self.ids):
             raise ValueError("there is no such picture")
@@ -84,7 +89,7 @@ class Asking:
 def application(asking: Asking, token: str, port: int) -> Guard:
     """The page of one audit, guarded."""
     pictures = Pictures()
-    asks: dict[str, tuple[str, Callable[[dict], object]]] = {
+    asks: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
         "audit": ("GET", lambda _: asking.asked()),
         "statement": ("GET", lambda _: asking.statement()),
         "answer": ("POST", asking.answer),
@@ -99,7 +104,7 @@ def application(asking: Asking, token: str, port: int) -> Guard:
     return Guard(Starlette(routes=routes), token, port)
 
 
-def _json(ask: Callable[[dict], object]) -> Callable:
+def _json(ask: Callable[[dict[str, Any]], object]) -> Endpoint:
     async def reply(request: Request) -> Response:
         try:
             body = json.loads(await request.body() or b"{}") if request.method == "POST" else {}
@@ -130,6 +135,7 @@ def _picture(asking: Asking, pictures: Pictures, request: Request) -> Response:
             return JSONResponse({"error": "There is no such picture."}, 404)
         tag = pictures.tag(*found, size)
         headers = {"Cache-Control": "private, max-age=3600"}
+        assert found[0] is not None, "tag has seen to it"
         return Response(pictures.jpeg(tag, found[0], found[1], size), media_type="image/jpeg", headers=headers)
     except NoPicture as problem:
         return JSONResponse({"error": str(problem)}, 404)

@@ -96,7 +96,7 @@ def findings(rows: "pd.DataFrame", plan: bool = True) -> list[Finding]:
     claim = judged & np.array([s == c for s, c in zip(shown, claimed, strict=True)], bool)
     sample = _Sample(rows["verdict"].astype(str).to_numpy(), rows["stratum"].to_numpy(int), judged, plan)
     clean, relabeled, ood = JUDGED
-    asked = [
+    asked: list[tuple[str, dict[str, tuple[np.ndarray, bool]], Quantity]] = [
         ("precision_clean", {clean: (claim, True)}, _share),
         ("precision_relabeled", {relabeled: (claim, True)}, _share),
         ("relabeled_wrong_before", {relabeled: (judged & ~fits, True)}, _share),
@@ -140,11 +140,11 @@ class _Sample:
 
 
 def _share(total: int, *right: np.ndarray) -> np.ndarray:
-    return sum(right) / total
+    return np.add.reduce(right) / total
 
 
 def _wrong(total: int, *right: np.ndarray) -> np.ndarray:
-    return 1 - sum(right) / total
+    return 1 - _share(total, *right)
 
 
 def _recall(total: int, kept: np.ndarray, *lost: np.ndarray) -> np.ndarray:

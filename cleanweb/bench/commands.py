@@ -66,14 +66,14 @@ def make(
 @app.command(cls=Command)
 def run(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="Worlds that cleanweb bench make wrote.")],
-    method: Annotated[Method, typer.Option(help="How to learn from noisy labels.")] = Method.josrc,
-    recipe: Annotated[RecipeName, typer.Option(help="auto: no thresholds; paper: as printed; paper-…: ablations.")] = (
-        RecipeName.auto
-    ),
+    method: Annotated[Method, typer.Option(help="How to learn from noisy labels.")] = "josrc",
+    recipe: Annotated[
+        RecipeName, typer.Option(help="auto: no thresholds; paper: as printed; paper-…: ablations.")
+    ] = "auto",
     noise_rate: Annotated[float | None, typer.Option(help="For a method that asks; default: the truth.")] = None,
     backbone: Annotated[str, typer.Option(help="As in cleanweb fit.")] = "auto",
     weights: Annotated[str, typer.Option(help="As in cleanweb fit.")] = "auto",
-    tune: Annotated[Tune, typer.Option(help="As in cleanweb fit.")] = Tune.auto,
+    tune: Annotated[Tune, typer.Option(help="As in cleanweb fit.")] = "auto",
     epochs: Annotated[int | None, typer.Option(min=1, help="Default: the recipe's.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Default: the recipe's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Default: the world's.")] = None,
@@ -143,7 +143,7 @@ def tables(
 # --- words ----------------------------------------------------------------------------------------------------------
 
 
-def _world_row(world: "World") -> tuple:
+def _world_row(world: "World") -> tuple[object, ...]:
     n_images = "all" if world.per_class is None else world.per_class
     share = "" if world.ood_share is None else f"{world.ood_share:.0%}"
     beside = [] if world.choice == "any" else [f"classes: {world.choice}"]

@@ -132,8 +132,8 @@ def _noise_rates(kept: pd.DataFrame) -> dict[str, float | None]:
     labels = kept.loc[kept["p_clean"].notna(), "given_label"]
     differences = pd.Series(p - true).groupby(labels.to_numpy()).mean()
     return {
-        "noise_rate": None if not len(p) else 1 - _mean(p),
-        "true_noise_rate": None if not len(p) else 1 - _mean(true),
+        "noise_rate": _mean(1 - p),
+        "true_noise_rate": _mean(~true),
         "class_noise_error": _mean(differences.abs()),
     }
 
@@ -150,7 +150,7 @@ def _numbers(column: pd.Series) -> np.ndarray:
     return pd.to_numeric(column).to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-def _mean(values: object) -> float | None:
+def _mean(values: np.ndarray | pd.Series) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 

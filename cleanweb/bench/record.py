@@ -10,6 +10,7 @@ import re
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from cleanweb import __version__, atomic
 from cleanweb.bench.worlds import Made
@@ -28,7 +29,7 @@ COST = ("seconds", "images_per_second", "peak_memory_mb")
 _NAMING = ("method", "recipe", "backbone", "tune", "epochs")  # the settings that a file name shows
 _CHECKOUT = Path(__file__).parents[2]
 
-Result = dict[str, object]
+Result = dict[str, Any]
 
 
 def name(made: Made, settings: Result) -> str:

@@ -157,6 +157,7 @@ def _decision(
         needs_review=np.zeros(len(labels), bool),
         flow=np.zeros((probs.shape[1] + 1, probs.shape[1])),
         noise=np.full((probs.shape[1] + 1, 3), np.nan),
+        reliability=np.zeros((0, 4)),
         reason=[""] * len(labels),
     )
 

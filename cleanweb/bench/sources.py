@@ -34,13 +34,13 @@ def read_source(path: Path, seed: int = 0) -> Source:
     samples = readers.read(path, allow_outside=True).samples  # a clean set of one's own may be made of links
     ids, coarse = _column(path, "label_id"), _column(path, "coarse_id")
     usable = [i for i, sample in enumerate(samples) if sample.status == Status.OK]
-    row_of = {samples[i].given_label: i for i in usable}  # one for each class
-    names = sorted(row_of, key=lambda name: (int(ids[row_of[name]]) if ids else 0, name))
+    row_of = {str(samples[i].given_label): i for i in usable}  # one for each class
+    names = sorted(row_of, key=lambda name: (int(ids[row_of[name]] or 0) if ids else 0, name))
     if unfit := [name for name in names if Path(name).name != name]:
         raise UsageError(f"{path}: the class {unfit[0]!r} cannot name a folder. Rename it.")
     class_of = {name: c for c, name in enumerate(names)}
     samples = [samples[i] for i in usable]
-    labels = np.array([class_of[sample.given_label] for sample in samples])
+    labels = np.array([class_of[str(sample.given_label)] for sample in samples])
     in_test = np.array([sample.row is not None and Path(sample.file).name.startswith("test") for sample in samples])
     superclass = np.unique([coarse[row_of[name]] for name in names], return_inverse=True)[1] if coarse else None
     in_test = in_test if in_test.any() else _held_out(labels, seed)

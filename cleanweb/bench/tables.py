@@ -6,6 +6,7 @@ Where there are several seeds: mean ± standard deviation over them (n − 1).
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,7 @@ _COLUMNS: dict[str, Pick] = {
 
 def verdicts(results: list[Result]) -> Table | None:
     """What there is of every world and method. None where there are no results."""
-    groups: dict[tuple, list[Result]] = {}
+    groups: dict[tuple[Any, ...], list[Result]] = {}
     for result in sorted(results, key=_order):
         groups.setdefault((result["source"], result["world"], *_kind(result["settings"])), []).append(result)
     rows = [
@@ -87,7 +88,7 @@ def verdicts(results: list[Result]) -> Table | None:
     return Table(title, ["world", "method", "network", "n", *_COLUMNS], rows) if rows else None
 
 
-def _order(result: Result) -> tuple:
+def _order(result: Result) -> tuple[Any, ...]:
     """As worlds and methods are listed; rivals come last."""
     world, method = result["world"], result["settings"]["method"]
     places = [list(WORLDS).index(world) if world in WORLDS else len(WORLDS)]
@@ -95,7 +96,7 @@ def _order(result: Result) -> tuple:
     return result["source"], *places, world, *map(str, _kind(result["settings"]))
 
 
-def _kind(settings: Result) -> tuple:
+def _kind(settings: Result) -> tuple[Any, ...]:
     """What must be alike for results to be seeds of one thing; how methods are told the noise is the world's matter."""
     return tuple(settings[key] for key in ("method", "recipe", "backbone", "weights", "tune", "epochs", "batch_size"))
 

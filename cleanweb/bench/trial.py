@@ -131,7 +131,7 @@ class CleanImages:
     def accuracy(self, predict: Callable[[Tensor], Tensor], classes: list[str]) -> float:
         """The share of the images, in [0, 1], for whose class predict gives most: images (b, 3, h, w) → (b, c)."""
         place = {label: k for k, label in enumerate(classes)}
-        truth, right = np.array([place.get(label, -1) for label in self.labels]), 0
+        truth, right = np.array([place.get(str(label), -1) for label in self.labels]), 0
         for chunk in np.array_split(np.arange(len(truth)), -(-len(truth) // _BATCH)):
             images = torch.from_numpy(self.cache.load(chunk, self.pixels.size_px)).to(self.device)
             named = predict(self.pixels.normalise(images)).argmax(1).cpu().numpy()
@@ -169,7 +169,7 @@ class Accuracies:
         where they are not those of the labels, since a class had only copies."""
         seen = self._seen() if classes == self.classes else self._nothing()
         train, classifier = (list(seen[stage].values()) for stage in ("train", "classifier"))
-        counts = {"test_epochs_seen": len(classifier), "teacher_epochs_seen": len(train)}
+        counts: Result = {"test_epochs_seen": len(classifier), "teacher_epochs_seen": len(train)}
         if classifier:
             counts |= {"test_accuracy_mean_last_10": float(np.mean(classifier))}
         if train:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -34,12 +34,15 @@ FOREIGN = -1  # the true class of an image of no class
 # --- what worlds there are ------------------------------------------------------------------------------------------
 
 
+Noise = Literal["symmetric", "pair", "block", "superclass", "instance"]
+
+
 @dataclass(frozen=True)
 class World:
     """A recipe: which classes of a source become the crawl's, which are foreign to it, and how labels go wrong."""
 
     name: str
-    noise: Literal["symmetric", "pair", "block", "superclass", "instance"] = "symmetric"
+    noise: Noise = "symmetric"
     rate: float = 0.2  # of wrong labels among the images that belong to a class, in [0, 1]
     n_inside: int = 10
     n_outside: int = 3  # classes whose images are foreign; they are labelled uniformly
@@ -52,7 +55,7 @@ class World:
 
 
 # the four of Jo-SRC's tables, as its code draws them
-_PAPER = {
+_PAPER: dict[str, tuple[Noise, float]] = {
     "sym20": ("symmetric", 0.2),
     "sym50": ("symmetric", 0.5),
     "sym80": ("symmetric", 0.8),
@@ -136,8 +139,8 @@ def choose_classes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The classes inside, of `source`, and the foreign ones, of `foreign` or else of `source` too: ids, in the order in
     which they are the crawl's. Raises UsageError where there are not enough."""
-    rng, families = stream(seed, "classes"), source.superclass
-    if world.choice in ("near", "far", "families") and (families is None or foreign):
+    rng, families = stream(seed, "classes"), np.empty(0) if source.superclass is None else source.superclass
+    if world.choice in ("near", "far", "families") and (not len(families) or foreign):
         raise UsageError(f"The world {world.name} needs one source whose superclasses are known (column coarse_id).")
     n, k = len(source.names), world.n_inside
     order = np.arange(n) if world.choice == "first" else rng.permutation(n)
@@ -203,6 +206,7 @@ def given_labels(world: World, drawn: Drawn, seed: int, pixels: Callable[[], np.
         case "block":
             matrix = noise.block_flip(k, world.rate)
         case "superclass":
+            assert drawn.superclass is not None, "choose_classes has asked for it"
             matrix = noise.superclass_flip(drawn.superclass, world.rate)
     given[inside] = noise.flip(truth, matrix, rng)
     return given
@@ -249,7 +253,8 @@ def _suffix(data: bytes, sample: Sample) -> str:
     """As the bytes say, whatever the file was called."""
     try:
         with Image.open(BytesIO(data)) as picture:
-            return {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}.get(picture.format, f".{picture.format.lower()}")
+            format = str(picture.format)
+            return {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}.get(format, f".{format.lower()}")
     except UnidentifiedImageError:
         raise UsageError(f"{sample.path} is no image: a world is made of a clean set. Remove it.") from None
 
@@ -276,7 +281,7 @@ class Made:
     world: World
     source: str  # what the set is called that it is made of
     seed: int
-    facts: dict[str, object]  # all of world.json: equal facts, equal worlds
+    facts: dict[str, Any]  # all of world.json: equal facts, equal worlds
     truth: pd.DataFrame  # path, label, truth: text
 
     @property

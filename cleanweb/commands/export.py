@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,9 +11,14 @@ from cleanweb.commands import JsonOption, Quiet, RunOption, Verbose
 from cleanweb.settings import DEFAULT_RUN, FORMATS, LINKS, ONLY
 from cleanweb.terminal import choice, plain, showing_progress, words_for_errors
 
-Only = choice("Only", ONLY)
-Format = choice("Format", FORMATS)
-Link = choice("Link", LINKS)
+if TYPE_CHECKING:
+    Only = str
+    Format = str
+    Link = str
+else:
+    Only = choice("Only", ONLY)
+    Format = choice("Format", FORMATS)
+    Link = choice("Link", LINKS)
 
 
 def export(
@@ -22,7 +27,7 @@ def export(
     ] = None,
     format: Annotated[
         Format, typer.Option("--format", "-f", help="A table, a folder of images, or a list for a tool.")
-    ] = Format.csv,
+    ] = "csv",
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="PATH", help="Where to; - is stdout (csv, jsonl). Never overwritten. "
@@ -42,7 +47,7 @@ def export(
         typer.Option("--relabel/--no-relabel", help="Relabeled images get the suggested label, or keep the given one. "
                      "To leave them out: --only clean."),
     ] = True,
-    link: Annotated[Link, typer.Option(help="How imagefolder, huggingface and yolo get their files.")] = Link.copy,
+    link: Annotated[Link, typer.Option(help="How imagefolder, huggingface and yolo get their files.")] = "copy",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")] = False,
     run: RunOption = Path(DEFAULT_RUN),
     as_json: JsonOption = False,

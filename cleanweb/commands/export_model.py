@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,14 +10,17 @@ from cleanweb.commands import JsonOption, Quiet, RunOption, Verbose
 from cleanweb.settings import DEFAULT_RUN, MODEL_FORMATS
 from cleanweb.terminal import choice, one_line, words_for_errors
 
-Format = choice("ModelFormat", MODEL_FORMATS)
+if TYPE_CHECKING:
+    Format = str
+else:
+    Format = choice("ModelFormat", MODEL_FORMATS)
 
 
 def export_model(
     format: Annotated[
         Format,
         typer.Option("--format", "-f", help="timm: .safetensors; onnx: needs the extra onnx; torch-export: .pt2."),
-    ] = Format.timm,
+    ] = "timm",
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="DIR", help="The folder to write, never overwritten. Default: a new name in"

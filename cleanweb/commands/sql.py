@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,12 +12,15 @@ from cleanweb.commands import JsonOption, RunOption
 from cleanweb.settings import DEFAULT_RUN
 from cleanweb.terminal import choice, print_table, words_for_errors
 
-SqlFormat = choice("SqlFormat", ("table", "csv", "json"))
+if TYPE_CHECKING:
+    SqlFormat = str
+else:
+    SqlFormat = choice("SqlFormat", ("table", "csv", "json"))
 
 
 def sql(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="One statement, in quotes.")],
-    format: Annotated[SqlFormat, typer.Option("--format", "-f", help="How to print the rows.")] = SqlFormat.table,
+    format: Annotated[SqlFormat, typer.Option("--format", "-f", help="How to print the rows.")] = "table",
     unsafe: Annotated[
         bool, typer.Option("--unsafe", help="Let the query read and write other files, and load extensions.")
     ] = False,
@@ -41,7 +44,7 @@ def sql(
         _PRINTERS["json" if as_json else str(format)](columns, rows)
 
 
-def _print_csv(columns: list[str], rows: Iterator[tuple]) -> None:
+def _print_csv(columns: list[str], rows: Iterator[tuple[Any, ...]]) -> None:
     import csv
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -49,7 +52,7 @@ def _print_csv(columns: list[str], rows: Iterator[tuple]) -> None:
     writer.writerows([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows)
 
 
-def _print_json(columns: list[str], rows: Iterator[tuple]) -> None:
+def _print_json(columns: list[str], rows: Iterator[tuple[Any, ...]]) -> None:
     for row in rows:
         typer.echo(json.dumps(dict(zip(columns, row, strict=True)), default=str, ensure_ascii=False))
 

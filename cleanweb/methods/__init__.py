@@ -6,13 +6,17 @@ or a buffer: `state_dict()` is the whole checkpoint. Never yield inside `no_grad
 reaches every parameter even when nothing is selected.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, cast
 
 import torch
 from torch import Generator, Tensor, nn
+
+if TYPE_CHECKING:
+    from cleanweb.network import AnyNetwork
+    from cleanweb.settings import Recipe
 
 # method → recipe → class, as strings: listing them imports nothing
 METHODS: dict[str, dict[str, str]] = {
@@ -99,30 +103,51 @@ class Loss:
     tau: float | None = None  # the clean threshold in force
 
 
-class Method(Protocol):
-    """What the training loop and the scoring need of a method; every method is also an nn.Module."""
-
-    views: ClassVar[tuple[str, ...]]  # what a batch carries: 'weak' or 'strong', one entry per view
+class Learner(Protocol):
+    """What the training loop needs: an nn.Module that gives losses."""
 
     def epoch(self, t: int, batches: Batches) -> Iterator[Loss]:
         """Epoch t, counted from 1. Most go once over the batches; some look at all samples first, and divide them."""
 
+    # of nn.Module
+    def to(self, device: torch.device) -> Self: ...
+    def modules(self) -> Iterator[nn.Module]: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> object: ...
+
+
+class Method(Learner, Protocol):
+    """What the scoring needs besides."""
+
+    views: ClassVar[tuple[str, ...]]  # what a batch carries: 'weak' or 'strong', one entry per view
+
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """images (n, …) → probabilities (n, c) and features (n, d): evaluation mode, no gradient."""
 
-    def trained(self) -> nn.Module:
+    def trained(self) -> "AnyNetwork":
         """The network that `predict` believes, or the first of several: what the classifier goes on from."""
+
+
+class MethodClass(Protocol):
+    """How a method is made."""
+
+    views: tuple[str, ...]
+
+    def __call__(
+        self, network: "AnyNetwork", n_samples: int, n_classes: int, recipe: "Recipe", epochs: int
+    ) -> Method: ...
 
 
 # watch(stage, epoch, method): called after every epoch, counted from 1; stage as in the manifest's table `epochs`
 Watch = Callable[[str, int, Method], None]
 
 
-def unwatched(stage: str, epoch: int, method: Method) -> None:
+def unwatched(stage: str, epoch: int, method: object) -> None:
     """The watcher that looks away."""
 
 
-def load(method: str, recipe: str) -> Any:
+def load(method: str, recipe: str) -> MethodClass:
     """The class of a method's recipe."""
     module, name = METHODS[method][recipe].split(":")
-    return getattr(import_module(module), name)
+    return cast(MethodClass, getattr(import_module(module), name))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from cleanweb.contrastive import Projector, contrast, nt_xent
 from cleanweb.methods import Batch
 from cleanweb.methods.dividemix import DivideMix
+from cleanweb.network import AnyNetwork
 from cleanweb.settings import Recipe
 
 _WEIGHT = 0.1  # λ of each contrastive term
@@ -35,27 +36,28 @@ class CoDiM(DivideMix):
     views: ClassVar[tuple[str, ...]] = ("weak", "weak", "strong", "strong")
     pretrain: ClassVar[str] = "self"
 
-    def __init__(self, network: nn.Module, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
+    def __init__(self, network: AnyNetwork, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
         super().__init__(network, n_samples, n_classes, recipe, epochs)
         self.projectors = nn.ModuleList(Projector(network.n_features) for _ in range(2))
 
-    def _warm_up_loss(self, learner: nn.Module, batch: Batch) -> Tensor:
+    def _warm_up_loss(self, learner: AnyNetwork, batch: Batch) -> Tensor:
         return super()._warm_up_loss(learner, batch) + _WEIGHT * nt_xent(*self._points(learner, [batch]))
 
     def _loss(
-        self, learner: nn.Module, x: Batch, u: Batch | None, targets: tuple[Tensor, Tensor], weight: float,
+        self, learner: AnyNetwork, x: Batch, u: Batch | None, targets: tuple[Tensor, Tensor], weight: float,
         rng: np.random.Generator,
     ) -> Tensor:  # fmt: skip
         loss = super()._loss(learner, x, u, targets, weight, rng)
         points = self._points(learner, [batch for batch in (x, u) if batch is not None])
         return loss + _WEIGHT * self._contrast(points, torch.cat(targets), len(x.labels))
 
-    def _points(self, learner: nn.Module, batches: list[Batch]) -> list[Tensor]:
+    def _points(self, learner: AnyNetwork, batches: list[Batch]) -> tuple[Tensor, Tensor]:
         """Where the strong views of these samples lie on the sphere: of either view (b, k)."""
         projector = self.projectors[learner is self.peer]
-        return [projector(learner(torch.cat([batch.views[i] for batch in batches]))[1]) for i in (2, 3)]
+        z, z_prime = (projector(learner(torch.cat([batch.views[i] for batch in batches]))[1]) for i in (2, 3))
+        return z, z_prime
 
-    def _contrast(self, points: list[Tensor], targets: Tensor, n_labelled: int) -> Tensor:
+    def _contrast(self, points: tuple[Tensor, Tensor], targets: Tensor, n_labelled: int) -> Tensor:
         """points: of either view (b, k); targets (b, c), the first n_labelled of them refined labels: scalar."""
         return nt_xent(*points)
 
@@ -65,7 +67,7 @@ class CoDiMSup(CoDiM):
 
     pretrain: ClassVar[str] = "sup"
 
-    def _contrast(self, points: list[Tensor], targets: Tensor, n_labelled: int) -> Tensor:
+    def _contrast(self, points: tuple[Tensor, Tensor], targets: Tensor, n_labelled: int) -> Tensor:
         sure = targets.max(1).values > _SURE
         sure[:n_labelled] = True
         labels = targets.argmax(1)[sure].repeat(2)

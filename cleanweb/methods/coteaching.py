@@ -20,11 +20,11 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from cleanweb.methods import Batches, Loss
-from cleanweb.network import Twins
+from cleanweb.network import AnyNetwork, Twins
 from cleanweb.settings import Recipe
 from cleanweb.smallloss import kept_share, smallest
 
@@ -36,8 +36,9 @@ class CoTeaching(Twins):
 
     views: ClassVar[tuple[str, ...]] = ("weak",)
 
-    def __init__(self, network: nn.Module, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
+    def __init__(self, network: AnyNetwork, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
         super().__init__(network)
+        assert recipe.noise_rate is not None, "plan.py sees to it"
         self.noise_rate, self.epochs = recipe.noise_rate, epochs
 
     def epoch(self, t: int, batches: Batches) -> Iterator[Loss]:
@@ -59,7 +60,7 @@ class CoTeaching(Twins):
 class CoTeachingPlus(CoTeaching):
     """Co-teaching among the samples on which the two disagree."""
 
-    def __init__(self, network: nn.Module, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
+    def __init__(self, network: AnyNetwork, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
         super().__init__(network, n_samples, n_classes, recipe, epochs)
         self.together_epochs = max(1, round(_TOGETHER * epochs))
 

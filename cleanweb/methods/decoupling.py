@@ -14,11 +14,10 @@ Departures
 from collections.abc import Iterator
 from typing import ClassVar
 
-from torch import nn
 from torch.nn import functional as F
 
 from cleanweb.methods import Batches, Loss
-from cleanweb.network import Twins
+from cleanweb.network import AnyNetwork, Twins
 from cleanweb.settings import Recipe
 
 
@@ -27,7 +26,7 @@ class Decoupling(Twins):
 
     views: ClassVar[tuple[str, ...]] = ("weak",)
 
-    def __init__(self, network: nn.Module, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
+    def __init__(self, network: AnyNetwork, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
         super().__init__(network)
 
     def epoch(self, t: int, batches: Batches) -> Iterator[Loss]:
@@ -36,5 +35,5 @@ class Decoupling(Twins):
             both = self(batch.views[0])
             apart = both[0].argmax(1) != both[1].argmax(1)
             labels, n = batch.labels[apart], int(apart.sum())
-            loss = sum(F.cross_entropy(logits[apart], labels, reduction="sum") for logits in both)
-            yield Loss(loss / max(n, 1), n_clean=n)
+            loss, loss_peer = (F.cross_entropy(logits[apart], labels, reduction="sum") for logits in both)
+            yield Loss((loss + loss_peer) / max(n, 1), n_clean=n)

@@ -21,7 +21,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from cleanweb.methods import Batch, Batches, Loss
@@ -35,7 +35,7 @@ from cleanweb.mixmatch import (
     refined,
     soft_cross_entropy,
 )
-from cleanweb.network import Twins, predicted
+from cleanweb.network import AnyNetwork, Twins, predicted
 from cleanweb.settings import Recipe
 
 _CONCENTRATION = 4.0  # of MixUp's Beta: the authors' choice for CIFAR
@@ -47,7 +47,7 @@ class DivideMix(Twins):
 
     views: ClassVar[tuple[str, ...]] = ("weak", "weak")
 
-    def __init__(self, network: nn.Module, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
+    def __init__(self, network: AnyNetwork, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
         super().__init__(network)
         self.n_samples, self.n_classes = n_samples, n_classes
         self.warmup_epochs = recipe.warmup_epochs(epochs)
@@ -68,13 +68,13 @@ class DivideMix(Twins):
             loss = self._warm_up_loss(self.network, batch) + self._warm_up_loss(self.peer, batch)
             yield Loss(loss, n_clean=len(batch.labels))
 
-    def _warm_up_loss(self, learner: nn.Module, batch: Batch) -> Tensor:
+    def _warm_up_loss(self, learner: AnyNetwork, batch: Batch) -> Tensor:
         """Cross-entropy, less the entropy of the predictions: scalar."""
         logits, _ = learner(batch.views[0])
         return F.cross_entropy(logits, batch.labels) + negative_entropy(logits.softmax(1))
 
     @torch.no_grad()
-    def _divide(self, network: nn.Module, batches: Batches) -> Tensor:
+    def _divide(self, network: AnyNetwork, batches: Batches) -> Tensor:
         """P(label is right) of every sample, as this network's losses tell it: (n,)."""
         network.eval()
         losses = [
@@ -85,7 +85,7 @@ class DivideMix(Twins):
         return torch.zeros(self.n_samples).index_copy_(0, seen, low).to(device)
 
     def _mixmatch(
-        self, learner: nn.Module, peer: nn.Module, clean: Tensor, batches: Batches, ramp: float
+        self, learner: AnyNetwork, peer: AnyNetwork, clean: Tensor, batches: Batches, ramp: float
     ) -> Iterator[Loss]:
         """One epoch of one network, on its peer's division: one step for each batch that keeps its labels."""
         kept = clean > 0.5 if (clean > 0.5).any() else torch.ones_like(clean, dtype=torch.bool)
@@ -104,7 +104,7 @@ class DivideMix(Twins):
             yield Loss(loss, len(x.labels) * first, n_unlabelled * (first and step == 0))
 
     def _loss(
-        self, learner: nn.Module, x: Batch, u: Batch | None, targets: tuple[Tensor, Tensor], weight: float,
+        self, learner: AnyNetwork, x: Batch, u: Batch | None, targets: tuple[Tensor, Tensor], weight: float,
         rng: np.random.Generator,
     ) -> Tensor:  # fmt: skip
         """L = L_x + λ_u·L_u + L_reg on the mixed views: scalar. targets: of x (b, c) and of u (b′, c)."""
@@ -115,13 +115,13 @@ class DivideMix(Twins):
         return loss if u is None else loss + weight * brier(logits[m:].softmax(1), mixture[m:])
 
     @torch.no_grad()
-    def _refine(self, learner: nn.Module, x: Batch, clean: Tensor) -> Tensor:
+    def _refine(self, learner: AnyNetwork, x: Batch, clean: Tensor) -> Tensor:
         """Targets (b, c) of samples that keep their labels."""
         p = torch.stack([learner(view)[0].softmax(1) for view in x.views[:2]]).mean(0)
         return refined(F.one_hot(x.labels, self.n_classes).float(), p, clean[x.indices])
 
     @torch.no_grad()
-    def _guess(self, learner: nn.Module, peer: nn.Module, u: Batch | None) -> Tensor:
+    def _guess(self, learner: AnyNetwork, peer: AnyNetwork, u: Batch | None) -> Tensor:
         """Targets (b, c) of the others; (0, c) where there are none."""
         if u is None:
             return torch.zeros(0, self.n_classes, device=next(learner.parameters()).device)

@@ -15,11 +15,11 @@ Departures
 from collections.abc import Iterator
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from cleanweb.methods import Batches, Loss
-from cleanweb.network import Twins
+from cleanweb.network import AnyNetwork, Twins
 from cleanweb.settings import Recipe
 from cleanweb.smallloss import kept_share, smallest
 
@@ -29,7 +29,7 @@ _WEIGHT = 0.85  # λ
 def joint_losses(logits: Tensor, logits_peer: Tensor, labels: Tensor, weight: float) -> Tensor:
     """ℓ = (1 − λ)·(CE(p, y) + CE(p_peer, y)) + λ·(D_KL(p ‖ p_peer) + D_KL(p_peer ‖ p)): nats, (n,), ≥ 0."""
     log_p, log_peer = logits.log_softmax(1), logits_peer.log_softmax(1)
-    supervised = sum(F.nll_loss(log, labels, reduction="none") for log in (log_p, log_peer))
+    supervised = F.nll_loss(log_p, labels, reduction="none") + F.nll_loss(log_peer, labels, reduction="none")
     apart = ((log_p.exp() - log_peer.exp()) * (log_p - log_peer)).sum(1)  # both divergences at once
     return (1 - weight) * supervised + weight * apart
 
@@ -39,14 +39,16 @@ class JoCoR(Twins):
 
     views: ClassVar[tuple[str, ...]] = ("weak",)
 
-    def __init__(self, network: nn.Module, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
+    def __init__(self, network: AnyNetwork, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
         super().__init__(network)
+        assert recipe.noise_rate is not None, "plan.py sees to it"
         self.noise_rate, self.epochs = recipe.noise_rate, epochs
 
     def epoch(self, t: int, batches: Batches) -> Iterator[Loss]:
         self.train()
         share = kept_share(t, self.epochs, self.noise_rate)
         for batch in batches:
-            losses = joint_losses(*self(batch.views[0]), batch.labels, _WEIGHT)
+            logits, logits_peer = self(batch.views[0])
+            losses = joint_losses(logits, logits_peer, batch.labels, _WEIGHT)
             kept = smallest(losses, share)
             yield Loss(losses[kept].mean(), n_clean=len(kept))

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from cleanweb.divergence import js_divergence
@@ -33,6 +33,7 @@ from cleanweb.methods.josrc import (
     probabilities,
     smooth_labels,
 )
+from cleanweb.network import AnyNetwork
 from cleanweb.settings import Recipe
 
 _NEIGHBOURS = 10  # K
@@ -61,8 +62,12 @@ class JoSNC(JoSRC):
     """`--recipe snc`."""
 
     views: ClassVar[tuple[str, ...]] = ("weak", "strong")
+    beliefs: Tensor
+    features: Tensor
+    tau_clean: Tensor
+    tau_ood: Tensor
 
-    def __init__(self, network: nn.Module, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
+    def __init__(self, network: AnyNetwork, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
         super().__init__(network, n_samples, n_classes, recipe, epochs)
         self.register_buffer("beliefs", torch.full((n_samples, n_classes), 1 / n_classes))
         self.register_buffer("features", torch.zeros(n_samples, network.n_features))

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from cleanweb.divergence import js_divergence, kl_divergence
 from cleanweb.labelnoise import label_trust
 from cleanweb.methods import Batch, Batches, Loss
-from cleanweb.network import MeanTeacher, predicted
+from cleanweb.network import AnyNetwork, MeanTeacher, predicted
 from cleanweb.settings import Recipe
 
 _LEAST_PROBABILITY = 1e-6  # bounds Eq. 9 at about 40 bits a sample and keeps every logarithm finite
@@ -100,7 +100,7 @@ class JoSRC(nn.Module):
 
     views: ClassVar[tuple[str, ...]] = ("weak", "weak")
 
-    def __init__(self, network: nn.Module, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
+    def __init__(self, network: AnyNetwork, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
         super().__init__()
         self.network = network
         self.teacher = MeanTeacher(network, recipe.omega)
@@ -142,8 +142,8 @@ class JoSRC(nn.Module):
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return predicted(self.trained(), images)
 
-    def trained(self) -> nn.Module:
-        return self.teacher.ema.module
+    def trained(self) -> AnyNetwork:
+        return self.teacher.network
 
 
 class CleanOnly(JoSRC):
@@ -181,9 +181,11 @@ class AdaptiveJoSRC(JoSRC):
     """
 
     views: ClassVar[tuple[str, ...]] = ("strong", "strong")
+    belief: Tensor  # (n, c), the running predictions
+    labels: Tensor  # (n,) int64
     momentum = 0.7  # of a sample's running prediction, over epochs: about the last three count
 
-    def __init__(self, network: nn.Module, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
+    def __init__(self, network: AnyNetwork, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
         super().__init__(network, n_samples, n_classes, recipe, epochs)
         self.register_buffer("belief", torch.zeros(n_samples, n_classes))
         self.register_buffer("labels", torch.zeros(n_samples, dtype=torch.int64))

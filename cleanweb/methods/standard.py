@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cleanweb.methods import Batches, Loss
-from cleanweb.network import MeanTeacher, predicted
+from cleanweb.network import AnyNetwork, MeanTeacher, predicted
 from cleanweb.settings import Recipe
 
 
@@ -20,7 +20,7 @@ class Standard(nn.Module):
 
     views: ClassVar[tuple[str, ...]] = ("weak",)
 
-    def __init__(self, network: nn.Module, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
+    def __init__(self, network: AnyNetwork, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
         super().__init__()
         self.network = network
         self.teacher = MeanTeacher(network, recipe.omega)
@@ -37,8 +37,8 @@ class Standard(nn.Module):
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return predicted(self.trained(), images)
 
-    def trained(self) -> nn.Module:
-        return self.teacher.ema.module
+    def trained(self) -> AnyNetwork:
+        return self.teacher.network
 
 
 class Undefended(nn.Module):
@@ -46,7 +46,7 @@ class Undefended(nn.Module):
 
     views: ClassVar[tuple[str, ...]] = ("weak",)
 
-    def __init__(self, network: nn.Module, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
+    def __init__(self, network: AnyNetwork, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
         super().__init__()
         self.network = network
 
@@ -59,5 +59,5 @@ class Undefended(nn.Module):
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return predicted(self.network, images)
 
-    def trained(self) -> nn.Module:
+    def trained(self) -> AnyNetwork:
         return self.network

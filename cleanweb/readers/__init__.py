@@ -303,7 +303,7 @@ def _check(crawl: Crawl, source: Path) -> None:
             f"None of the files that {source} names exists. The first is {missing.path!r}; looked in {crawl.root}"
             f"{'' if source.parent == crawl.root or source == crawl.root else f' and {source.parent}'}.{web}"
         )
-    classes = {sample.given_label for sample in usable}
+    classes = {str(sample.given_label) for sample in usable}
     if len(classes) < 2:
         found = f"only the class {_listed(classes)}" if classes else "no labeled image"
         raise CrawlError(

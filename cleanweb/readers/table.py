@@ -72,7 +72,8 @@ def read(
     if labels and not (labels.is_file() and _is_table(labels)):
         raise UsageError(f"{labels} is no table: --labels takes a CSV, TSV, JSON lines or Parquet file.")
     samples: list[Sample] = []
-    namings, named = _Namings(), set() if labels else None
+    namings = _Namings()
+    named: set[str] | None = set() if labels else None
     for table in tables:
         if table != source and not labels and outside(os.fspath(table), edge):
             raise CrawlError(f"{table} is a link that leads out of {root}. If that is yours, give --allow-outside.")
@@ -103,7 +104,7 @@ def listed(table: Path, root: Path) -> list[Sample]:
 class _Namings:
     """How often each path was named so far, and the label it was first given."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.times: Counter[str] = Counter()
         self.labels: dict[str, str] = {}
 
@@ -213,10 +214,9 @@ def _as_on_disk(file: str) -> str | None:
     folder, name = os.path.split(file)
     if folder == file:
         return file
-    if not os.path.isdir(folder):  # noqa: PTH112
-        folder = _as_on_disk(folder)
-    real = folder and _names(folder).get(unicodedata.normalize("NFC", name))
-    return os.path.join(folder, real) if real else None  # noqa: PTH118
+    there = folder if os.path.isdir(folder) else _as_on_disk(folder)  # noqa: PTH112
+    real = there and _names(there).get(unicodedata.normalize("NFC", name))
+    return os.path.join(there, real) if there and real else None  # noqa: PTH118
 
 
 @lru_cache(maxsize=256)
@@ -356,7 +356,7 @@ class _Parquet:
         with self._in_words():
             return self.connection.cursor().execute(f"{select} {self.source} {where}")  # a cursor is one thread's own
 
-    def fetch(self, result: duckdb.DuckDBPyConnection, n: int) -> list[tuple]:
+    def fetch(self, result: duckdb.DuckDBPyConnection, n: int) -> list[tuple[Any, ...]]:
         """The next n rows or fewer."""
         with self._in_words():
             return result.fetchmany(n)
@@ -388,7 +388,7 @@ class _Parquet:
         nulls = "coalesce(sum(coalesce(stats_null_count, 1)), 1)"
         metadata = f"parquet_metadata({_literal(self.file)}) WHERE path_in_schema = ?"
         with self._in_words():
-            if self.connection.execute(f"SELECT {nulls} FROM {metadata}", [leaf]).fetchone()[0] == 0:
+            if self.connection.execute(f"SELECT {nulls} FROM {metadata}", [leaf]).fetchall() == [(0,)]:
                 return set()
         result = self.query("SELECT file_row_number FROM", f"WHERE {self.image_bytes()} IS NULL")
         return {row for rows in iter(lambda: self.fetch(result, 2048), []) for (row,) in rows}

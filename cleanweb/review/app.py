@@ -10,9 +10,10 @@ An error is JSON too: {"error": words}, with 400 for what is asked wrongly, 409 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import fields
 from importlib.resources import files
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -33,10 +34,13 @@ _STATIC = {  # read once: nothing but these files can be asked for
 }
 
 
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
 def application(store: Store, token: str, port: int) -> Guard:
     """The page of one run, guarded."""
     pictures = Pictures()
-    asks: dict[str, Callable[[dict], object]] = {
+    asks: dict[str, Callable[[dict[str, Any]], object]] = {
         "about": lambda _: store.about(),
         "stamp": lambda _: {"stamp": store.stamp(), "generation": store.generation()},
         "history": lambda _: store.history(),
@@ -57,7 +61,7 @@ def application(store: Store, token: str, port: int) -> Guard:
     return Guard(Starlette(routes=routes), token, port)
 
 
-def _json(ask: Callable[[dict], object]) -> Callable:
+def _json(ask: Callable[[dict[str, Any]], object]) -> Endpoint:
     async def answer(request: Request) -> Response:
         try:
             body = json.loads(await request.body() or b"{}") if request.method == "POST" else {}
@@ -91,6 +95,7 @@ def _picture(store: Store, pictures: Pictures, request: Request) -> Response:
         headers = {"ETag": f'"{tag}"', "Cache-Control": "private, max-age=60"}
         if request.headers.get("if-none-match") == headers["ETag"]:
             return Response(status_code=304, headers=headers)
+        assert found[0] is not None, "tag has seen to it"
         return Response(pictures.jpeg(tag, found[0], found[1], size), media_type="image/jpeg", headers=headers)
     except NoPicture as problem:
         return JSONResponse({"error": str(problem)}, 404)
@@ -101,7 +106,7 @@ def _picture(store: Store, pictures: Pictures, request: Request) -> Response:
 # --- what requests hold ---------------------------------------------------------------------------------------------
 
 
-def _question(body: dict) -> Question:
+def _question(body: dict[str, Any]) -> Question:
     asked = body.get("question") or {}
     unknown = set(asked) - {field.name for field in fields(Question)}
     if unknown:
@@ -114,13 +119,13 @@ def _question(body: dict) -> Question:
                     copies=bool(asked.get("copies")), where=where, sort=sort)  # fmt: skip
 
 
-def _text(body: dict, name: str) -> str:
+def _text(body: dict[str, Any], name: str) -> str:
     if not isinstance(body.get(name), str):
         raise TypeError(f"{name} is no text")
     return body[name]
 
 
-def _whole(body: dict, name: str) -> int:
+def _whole(body: dict[str, Any], name: str) -> int:
     value = body.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise TypeError(f"{name} is no number")

@@ -11,7 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cleanweb import manifest, reviews
 from cleanweb.database import Connection
@@ -57,7 +57,7 @@ class Question:
         """The statement that gives the row numbers, and what its ? stand for. Raises UsageError."""
         if self.sort not in SORTS:
             raise UsageError(f"There is no order {self.sort!r}, only {', '.join(SORTS)}.")
-        conditions, values = [], []
+        conditions, values = list[str](), list[object]()
         if self.verdicts:
             conditions.append("verdict::VARCHAR IN (SELECT unnest(?::VARCHAR[]))")
             values.append(list(self.verdicts))
@@ -78,6 +78,9 @@ class Question:
         return f"SELECT rowid FROM images WHERE {condition} ORDER BY {SORTS[self.sort]}, rowid", values
 
 
+Place = tuple[str | None, int | None, str, str | None]  # of an image: file, row in it, status, error
+
+
 class Store:
     """A run, as the page sees it."""
 
@@ -86,7 +89,7 @@ class Store:
         self.taken = self.undone = 0  # decisions, since the server began
         self._lock = threading.Lock()  # DuckDB does not open a file for reading and for writing in one process
         self._orders: OrderedDict[tuple[str, Question], np.ndarray] = OrderedDict()
-        self._files: OrderedDict[str, tuple[str | None, int | None, str, str | None]] = OrderedDict()
+        self._files: OrderedDict[str, Place] = OrderedDict()
         self._acted: float | None = None
 
     # --- looking ----------------------------------------------------------------------------------------------------
@@ -111,9 +114,9 @@ class Store:
         with self._lock, manifest.opened(self.run) as con:
             counts = dict(con.execute("SELECT verdict::VARCHAR, count(*) FROM images GROUP BY 1").fetchall())
             classes = con.execute("SELECT label, images FROM classes ORDER BY label").fetchall()
-            to_look, copies = con.execute("SELECT count(*) FILTER (needs_review), count(duplicate_of) FROM images"
-                                          ).fetchone()  # fmt: skip
-            decided = con.execute("SELECT count(*) FROM reviews WHERE undone_at IS NULL").fetchone()[0]
+            [(to_look, copies)] = con.execute("SELECT count(*) FILTER (needs_review), count(duplicate_of) FROM images"
+                                              ).fetchall()  # fmt: skip
+            [(decided,)] = con.execute("SELECT count(*) FROM reviews WHERE undone_at IS NULL").fetchall()
             columns = con.execute("SELECT column_name, comment FROM duckdb_columns() WHERE table_name = 'images'"
                                   ).fetchall()  # fmt: skip
         return {"run": str(self.run), "who": self.who, "counts": counts, "needs_review": to_look, "copies": copies,
@@ -136,7 +139,7 @@ class Store:
         found = [by_place.get(int(place)) for place in places]
         return {"rows": found, "generation": generation, "stamp": stamp}
 
-    def some(self, sample_ids: Sequence[str]) -> list[dict[str, object]]:
+    def some(self, sample_ids: Sequence[str]) -> list[dict[str, Any]]:
         """These samples."""
         with self._lock:
             if len(sample_ids) <= _FEW:
@@ -145,7 +148,7 @@ class Store:
                 rows = self._rows("sample_id IN (SELECT unnest(?::VARCHAR[]))", [[list(sample_ids)]])
         return [{name: value for name, value in row.items() if name != "rowid"} for row in rows]
 
-    def file(self, sample_id: str) -> tuple[str | None, int | None, str, str | None] | None:
+    def file(self, sample_id: str) -> Place | None:
         """Where the image of a sample is: file, row in it, status, error. None where there is no such sample."""
         if sample_id not in self._files:
             with self._lock, manifest.opened(self.run) as con:
@@ -156,7 +159,7 @@ class Store:
             self._remember(sample_id, found)
         return self._files[sample_id]
 
-    def _remember(self, sample_id: str, found: tuple) -> None:
+    def _remember(self, sample_id: str, found: Place) -> None:
         self._files[sample_id] = found
         while len(self._files) > 50_000:
             self._files.popitem(last=False)
@@ -178,7 +181,7 @@ class Store:
             self._orders.popitem(last=False)
         return found
 
-    def _rows(self, condition: str, values: list[list[object]]) -> list[dict[str, object]]:
+    def _rows(self, condition: str, values: list[list[object]]) -> list[dict[str, Any]]:
         """The rows of images where the condition holds, for each of the values of its ?."""
         with manifest.opened(self.run) as con:
             names = ("rowid", "file", "row_in_file", *_COLUMNS)
@@ -197,7 +200,7 @@ class Store:
         return rows
 
     @staticmethod
-    def _decisions(con: Connection, keys: list[str]) -> tuple[dict[str, dict], Counter[str]]:
+    def _decisions(con: Connection, keys: list[str]) -> tuple[dict[str, dict[str, Any]], Counter[str]]:
         """Of these pictures, by the sample_id of their kept copies: the decision that stands, the number of copies."""
         found = con.execute("SELECT sample_id, duplicate_of FROM images WHERE duplicate_of IN "
                             "(SELECT unnest(?::VARCHAR[]))", [keys]).fetchall()  # fmt: skip
@@ -210,7 +213,9 @@ class Store:
 
     # --- deciding ---------------------------------------------------------------------------------------------------
 
-    def decide(self, action: str, sample_ids: Sequence[str], label: str | None, seen: Mapping[str, str]) -> dict:
+    def decide(
+        self, action: str, sample_ids: Sequence[str], label: str | None, seen: Mapping[str, str]
+    ) -> dict[str, object]:
         """`accept`, `clean`, `ood` or `relabel` to a label. What is not as it was seen is left alone, and told."""
         if len(sample_ids) > MOST_AT_ONCE:
             raise UsageError(f"{len(sample_ids):,} images are too many for one action: {MOST_AT_ONCE:,} at most.")
@@ -223,7 +228,7 @@ class Store:
         self.taken += len(done.review_ids)
         return self._answer(done)
 
-    def undo(self, review_ids: Sequence[int] | None) -> dict:
+    def undo(self, review_ids: Sequence[int] | None) -> dict[str, object]:
         """Take back these decisions, or those of this person's last action."""
         with self._lock:
             done = reviews.undo(self.run, self._last() if review_ids is None else review_ids)
@@ -237,12 +242,12 @@ class Store:
                                f"FROM reviews WHERE {mine})", [self.who or None] * 2).fetchall()  # fmt: skip
         return [number for (number,) in rows]
 
-    def _answer(self, done: Done) -> dict:
+    def _answer(self, done: Done) -> dict[str, object]:
         self._acted = time.monotonic()
         return {"review_ids": done.review_ids, "conflicts": done.conflicts, "stamp": self.stamp(),
                 "rows": self.some([*done.changed, *done.conflicts]), "generation": self.generation()}  # fmt: skip
 
-    def history(self, most: int = 50) -> list[dict[str, object]]:
+    def history(self, most: int = 50) -> list[dict[str, Any]]:
         """The last actions of everybody, newest first."""
         with self._lock, manifest.opened(self.run) as con:
             rows = con.execute(f"SELECT {_ACTION}, count(*), list(review_id), min(path), min(label), min(verdict), "

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cleanweb.drafts import draft as draft
 from cleanweb.errors import UsageError
@@ -143,7 +143,7 @@ def columns(rows: "pd.DataFrame") -> list[str]:
     return [name for name in COLUMNS if name != "split" or rows["split"].notna().any()]
 
 
-def table(rows: "pd.DataFrame") -> tuple[list[str], Iterator[tuple]]:
+def table(rows: "pd.DataFrame") -> tuple[list[str], Iterator[tuple[Any, ...]]]:
     """The rows as a table of labels: its columns, and its rows of text, int, float (6 digits) and None."""
     names = columns(rows)
     rows = rows.assign(confidence=[*map(_rounded, values(rows["confidence"]))])
@@ -154,6 +154,6 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.6g}")  # what float32 holds for sure
 
 
-def values(column: "pd.Series") -> list:
+def values(column: "pd.Series") -> list[Any]:
     """The column's values as Python's, None where there is none (pandas knows None, NaN, NaT and NA)."""
     return [None if gone else value for value, gone in zip(column.tolist(), column.isna(), strict=True)]

@@ -32,7 +32,7 @@ def write(export: writers.Export) -> int:
     export = replace(export, rows=export.rows.iloc[_shuffled(export.rows["sample_id"].tolist())])
     images = export.images()
     labels = sorted({image.label for image in images if image.label is not None})
-    number_of = {label: i for i, label in enumerate(labels)}
+    number_of: dict[str | None, int] = {label: i for i, label in enumerate(labels)}
     written = 0
     with writers.draft(export.out, folder=True) as root:
         shards = {split: _Shards(root, split) for split in export.splits or ("images",)}
