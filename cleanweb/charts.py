@@ -49,10 +49,10 @@ def _ribbons(above: Mapping[str, Any], below: Sequence[Mapping[str, Any]]) -> li
     for bar in below:
         a, b, c, d = x, x + bar["width"], bar["x"] + bar["width"], bar["x"]
         end, middle = bar["y"], (y + bar["y"]) / 2
-        path = f"M{a:.1f},{y} L{b:.1f},{y} C{b:.1f},{middle} {c:.1f},{middle} {c:.1f},{end} " \
-               f"L{d:.1f},{end} C{d:.1f},{middle} {a:.1f},{middle} {a:.1f},{y} Z"  # fmt: skip
+        there = f"M{a:.1f},{y} L{b:.1f},{y} C{b:.1f},{middle} {c:.1f},{middle} {c:.1f},{end}"
+        back = f"L{d:.1f},{end} C{d:.1f},{middle} {a:.1f},{middle} {a:.1f},{y} Z"
         if bar["images"]:
-            ribbons.append({"name": bar["name"], "path": path})
+            ribbons.append({"name": bar["name"], "path": f"{there} {back}"})
         x = b
     return ribbons
 

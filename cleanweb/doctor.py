@@ -110,7 +110,8 @@ def probe(code: str = PROBE, patience_s: float = PATIENCE_S) -> dict[str, dict[s
     """Run the probe; what it found of each thing, and under "end" how it ended where that was not well."""
     command = [sys.executable, "-P", "-c", code]  # -P: a torch.py in the current folder is not torch
     try:
-        done = subprocess.run(command, capture_output=True, timeout=patience_s, stdin=subprocess.DEVNULL)
+        done = subprocess.run(command, capture_output=True, timeout=patience_s, stdin=subprocess.DEVNULL,
+                              check=False)  # fmt: skip
         output, end = done.stdout, f"the process ended with exit code {done.returncode}" if done.returncode else ""
     except subprocess.TimeoutExpired as late:
         output, end = late.stdout or b"", f"took longer than {patience_s:g} s"

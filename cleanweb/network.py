@@ -289,10 +289,10 @@ def _full_name(name: str) -> str:
                          f"Use --backbone NAME --weights {name}.")  # fmt: skip
     if name.startswith("timm/"):
         return f"hf-hub:{name}"
-    if not name.startswith("hf-hub:") and not timm.is_model(name.split(".")[0]):
+    if not name.startswith("hf-hub:") and not timm.is_model(name.split(".", maxsplit=1)[0]):
         if "/" in name or os.sep in name:
             raise UsageError(f"There is no folder {name} to take the backbone from. One of the hub is hf-hub:{name}.")
-        near = timm.list_models(f"*{name.split('.')[0]}*")[:5]
+        near = timm.list_models(f"*{name.split('.', maxsplit=1)[0]}*")[:5]
         hint = f" Near it: {', '.join(near)}." if near else did_you_mean(name, timm.list_models())
         raise UsageError(f"timm knows no backbone {name!r}.{hint or ' See timm.list_models().'}")
     return name

@@ -50,8 +50,7 @@ def write(columns: Iterable[str], rows: Iterable[Iterable[object]], stream: Text
     end of a line.
     """
     stream.write(",".join(columns) + "\n")
-    for row in rows:
-        stream.write(",".join(_cell(value, guarded) for value in row) + "\n")
+    stream.writelines(",".join(_cell(value, guarded) for value in row) + "\n" for row in rows)
 
 
 def _cell(value: object, guarded: bool) -> str:

@@ -64,8 +64,8 @@ class Summary:
         if not self.relabelings:
             return []
         lines = ["", "Most frequent relabelings (given → suggested)"]
-        for row in self.relabelings[:_MOST]:
-            lines.append(f"  {row['images']:>6,}  {row['given_label'][:60]} → {row['suggested_label'][:60]}")
+        lines += [f"  {row['images']:>6,}  {row['given_label'][:60]} → {row['suggested_label'][:60]}"
+                  for row in self.relabelings[:_MOST]]  # fmt: skip
         return lines + _more(len(self.relabelings), "pairs", "SELECT * FROM transitions")
 
     def _file_lines(self) -> list[str]:

@@ -214,7 +214,7 @@ def memory_share(workers: int) -> int:
     the largest picture needs."""
     free = []
     with contextlib.suppress(OSError):  # not Linux
-        free += [int(kb) * 1024 for kb in re.findall(r"^MemAvailable: *(\d+) kB", _read("/proc/meminfo"), re.M)]
+        free += [int(kb) * 1024 for kb in re.findall(r"^MemAvailable: *(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)]
     with contextlib.suppress(OSError, ValueError):  # in no container, or in one without a limit
         free.append(int(_read("/sys/fs/cgroup/memory.max")) - int(_read("/sys/fs/cgroup/memory.current")))
     return max(LEAST_BYTES, min([MOST_BYTES, *(n // max(workers, 1) for n in free)]))
@@ -225,7 +225,7 @@ def _limit_memory(more_bytes: int) -> None:
     with contextlib.suppress(ImportError, OSError, ValueError):  # no such limits, or no such words, here
         import resource
 
-        [held_kb] = re.findall(r"^VmData:\s*(\d+) kB", _read("/proc/self/status"), re.M)
+        [held_kb] = re.findall(r"^VmData:\s*(\d+) kB", _read("/proc/self/status"), re.MULTILINE)
         held = int(held_kb) * 1024
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         limit = held + more_bytes

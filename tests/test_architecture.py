@@ -85,7 +85,7 @@ every_file = pytest.mark.parametrize("name", FILES)
 
 
 def is_in(name: str, names: set[str]) -> bool:
-    return name in names or ("/" in name and f"{name.split('/')[0]}/*" in names)
+    return name in names or ("/" in name and f"{name.split('/', maxsplit=1)[0]}/*" in names)
 
 
 def floor_of(name: str) -> int | None:

@@ -294,7 +294,7 @@ def test_inspect_keeps_the_centre_squares(tmp_path, workers):
     for i in range(30):
         picture = Image.open(files[i])
         assert facts[i] == inspect_one(files[i])[0]
-        assert again.side(i) == pixels.side(i) == min(48, min(picture.size))
+        assert again.side(i) == pixels.side(i) == min(48, *picture.size)
         expected = centre_square(picture, 48)
         assert np.array_equal(again.load([i], len(expected))[0], expected)
     assert again.load([3, 1, 3], 20).shape == (3, 20, 20, 3)

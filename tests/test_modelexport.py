@@ -118,7 +118,7 @@ def test_the_cards_figures_are_the_manifests(run: Path, tables: dict, config: di
     assert f"Trained on {len(kept)} pictures" in card
     assert f"{tables['runs']['noise_rate'].iloc[0]:.1%}" in card
     for label, n in kept["final_label"].value_counts().items():
-        assert re.search(rf"^\| {label} \| \d+ \| {n} \|", card, re.M)
+        assert re.search(rf"^\| {label} \| \d+ \| {n} \|", card, re.MULTILINE)
     assert "32 × 32" in card
     assert "No accuracy was measured" in card
 

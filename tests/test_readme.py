@@ -15,7 +15,7 @@ from cleanweb import manifest, schema, settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.strip().splitlines()]
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.strip().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_every_command_runs(command: str, clone: Path) -> None:
 
 @pytest.mark.timeout(900)
 def test_the_python_runs(clone: Path) -> None:
-    (script := clone / "own.py").write_text(re.search(r"```python\n(.*?)```", README, re.S)[1], encoding="utf-8")
+    (script := clone / "own.py").write_text(re.search(r"```python\n(.*?)```", README, re.DOTALL)[1], encoding="utf-8")
     done = subprocess.run([sys.executable, script], cwd=clone, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "images in" in done.stdout
@@ -80,9 +80,9 @@ def f1(found: pd.Series, true: pd.Series) -> float:
 
 
 def test_the_file_map_lists_every_file() -> None:
-    block = re.search(r"```text\n(cleanweb/.*?)```", README, re.S)
+    block = re.search(r"```text\n(cleanweb/.*?)```", README, re.DOTALL)
     assert block is not None
-    listed = set(re.findall(r"^ +([\w/]+\.py)", block[1], re.M))
+    listed = set(re.findall(r"^ +([\w/]+\.py)", block[1], re.MULTILINE))
     there = {str(path.relative_to(ROOT / "cleanweb")) for path in (ROOT / "cleanweb").rglob("*.py")}
     assert listed == there
 
@@ -90,8 +90,8 @@ def test_the_file_map_lists_every_file() -> None:
 def test_columns_verdicts_and_defaults_are_the_codes() -> None:
     columns = {name for table in schema.TABLES.values() for name, _, _ in table}
     table = README.split("| column | |")[1].split("\n\n")[0]
-    assert set(re.findall(r"^\| (.*?) \|", table, re.M)) - {"---"}
-    for cell in re.findall(r"^\| (`.*?) \|", table, re.M):
+    assert set(re.findall(r"^\| (.*?) \|", table, re.MULTILINE)) - {"---"}
+    for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE):
         assert set(re.findall(r"`(\w+)`", cell)) <= columns
     for name in (*settings.DEFAULT_BACKBONE.values(), settings.DEFAULT_RUN):
         assert name in README

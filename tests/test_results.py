@@ -161,6 +161,6 @@ def test_the_command_prints_what_is_in_the_folder(tmp_path: Path):
 
 def test_the_readme_shows_the_recorded_results():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (shown,) = re.findall(r"<!-- results -->\n(.*?)\n<!-- /results -->", readme, re.S)
+    (shown,) = re.findall(r"<!-- results -->\n(.*?)\n<!-- /results -->", readme, re.DOTALL)
     recorded = tables.markdown(tables.tables(record.read_all(tables.RECORDED)))
     assert shown == recorded, "Put what `cleanweb bench tables --markdown` prints between the README's two marks."

@@ -85,7 +85,7 @@ def opened(browser) -> Iterator[Callable]:
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda message: wrong.append(message.text) if "Content Security" in message.text else None)
         page.on("request", lambda request: wrong.append(request.url) if not request.url.startswith(
-            (address.split("?")[0], "data:")) else None)  # fmt: skip
+            (address.split("?", maxsplit=1)[0], "data:")) else None)  # fmt: skip
         page.goto(address)
         page.wait_for_selector(".card .caption")
         return page

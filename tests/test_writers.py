@@ -300,7 +300,7 @@ def folder_is_safe(name: str) -> bool:
         and name.isprintable()
         and not name.startswith((".", "__", " "))
         and not name.endswith((".", " "))
-        and name.split(".")[0].strip().lower() not in {"con", "nul", "com1", "lpt¹"}
+        and name.split(".", maxsplit=1)[0].strip().lower() not in {"con", "nul", "com1", "lpt¹"}
     )
 
 

@@ -105,8 +105,8 @@ class Audit:
 
     def caveats(self) -> list[str]:
         """What the figures speak of, and of what no more."""
-        words = ["These figures are of the verdicts as they were drawn, and of pictures: copies are not counted. Each "
-                 "interval holds for itself."]  # fmt: skip
+        pictures = "These figures are of the verdicts as they were drawn, and of pictures: copies are not counted."
+        words = [f"{pictures} Each interval holds for itself."]
         changed = {"people": self.changed_by_people, "retag": self.changed_by_retag}
         if by := " and ".join(f"{n:,} by {whom}" for whom, n in changed.items() if n):
             words.append(f"Of the {len(self.rows):,} verdicts drawn, some have been changed since: {by}.")

@@ -36,8 +36,8 @@ _WORDS = {
     "recall_clean": ("Pictures whose given label is right: tagged clean (recall)",
                      "Of all pictures whose given label is right, {value:.1%} are tagged clean"),
     "label_accuracy": ("Trainable set, clean and relabeled: the label is right",
-                       "Of the labels of the trainable set (clean and relabeled, {pictures:,} pictures), {value:.1%} "
-                       "are right"),
+                       ("Of the labels of the trainable set (clean and relabeled, {pictures:,} pictures), {value:.1%} "
+                        "are right")),
     "noise_rate": ("All pictures: the given label is wrong",
                    "Of the given labels ({pictures:,} pictures), {value:.1%} are wrong"),
 }  # fmt: skip

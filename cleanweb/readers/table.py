@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import duckdb
 
@@ -343,7 +343,7 @@ class _Parquet:
         self.source = f"read_parquet({_literal(file)}, file_row_number = true)"
         self.connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
 
-    def __enter__(self) -> "_Parquet":
+    def __enter__(self) -> Self:
         with self._in_words():
             header = self.connection.sql(f"SELECT * EXCLUDE (file_row_number) FROM {self.source} LIMIT 0")
         self.columns = {name: _kind(name, kind) for name, kind in zip(header.columns, header.types, strict=True)}

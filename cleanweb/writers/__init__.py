@@ -14,12 +14,12 @@ Parquet, and leaves out the rest. An export is complete or absent, and never ove
 `safenames`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from cleanweb.drafts import draft as draft
 from cleanweb.errors import UsageError
@@ -148,6 +148,18 @@ def table(rows: "pd.DataFrame") -> tuple[list[str], Iterator[tuple[Any, ...]]]:
     names = columns(rows)
     rows = rows.assign(confidence=[*map(_rounded, values(rows["confidence"]))])
     return names, zip(*(values(rows[name]) for name in names), strict=True)
+
+
+def labels_of(images: Iterable[Image]) -> list[str]:
+    """The labels they have, sorted."""
+    return sorted({image.label for image in images if image.label is not None})
+
+
+def write_text(export: Export, write_stream: Callable[[Export, TextIO], None]) -> int:
+    """Write the rows to the file `out` as `write_stream` does, UTF-8 with line feeds; returns how many."""
+    with draft(export.out) as unfinished, unfinished.open("x", encoding="utf-8", newline="") as stream:
+        write_stream(export, stream)
+    return len(export.rows)
 
 
 def _rounded(value: float | None) -> float | None:

@@ -10,9 +10,7 @@ LABELLED = False
 
 def write(export: writers.Export) -> int:
     """Write the rows to the file `out`; returns how many."""
-    with writers.draft(export.out) as unfinished, unfinished.open("x", encoding="utf-8", newline="") as stream:
-        write_stream(export, stream)
-    return len(export.rows)
+    return writers.write_text(export, write_stream)
 
 
 def write_stream(export: writers.Export, stream: TextIO) -> None:

@@ -26,7 +26,7 @@ _ATTRIBUTES = ("verdict", "given_label", "sample_id")
 def write(export: writers.Export) -> int:
     """Write the labels to the folder `out`; returns how many of the images could be read."""
     images = export.images()
-    labels = sorted({image.label for image in images if image.label is not None})
+    labels = writers.labels_of(images)
     with writers.draft(export.out, folder=True) as root:
         places = placing.beside(export.readable(), root, [image.format for image in images])
         for split in export.splits or (None,):

@@ -11,13 +11,10 @@ LABELLED = False
 
 def write(export: writers.Export) -> int:
     """Write the rows to the file `out`; returns how many."""
-    with writers.draft(export.out) as unfinished, unfinished.open("x", encoding="utf-8", newline="") as stream:
-        write_stream(export, stream)
-    return len(export.rows)
+    return writers.write_text(export, write_stream)
 
 
 def write_stream(export: writers.Export, stream: TextIO) -> None:
     """Write the rows to a stream of text, such as standard output."""
     columns, rows = writers.table(export.rows)
-    for row in rows:
-        stream.write(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) + "\n")
+    stream.writelines(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) + "\n" for row in rows)

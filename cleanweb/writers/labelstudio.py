@@ -44,7 +44,7 @@ _README = """How to load these images into Label Studio
 def write(export: writers.Export) -> int:
     """Write the tasks to the folder `out`; returns how many of the images could be read."""
     images = export.images()
-    labels = sorted({image.label for image in images if image.label is not None})
+    labels = writers.labels_of(images)
     choices = _choices([*labels, *([NO_CLASS] if any(image.verdict == "ood" for image in images) else [])])
     with writers.draft(export.out, folder=True) as root:
         places = placing.beside(export.readable(), root, [image.format for image in images])

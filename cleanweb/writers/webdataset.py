@@ -31,7 +31,7 @@ def write(export: writers.Export) -> int:
     """Write the images to the folder `out`; returns how many could be read."""
     export = replace(export, rows=export.rows.iloc[_shuffled(export.rows["sample_id"].tolist())])
     images = export.images()
-    labels = sorted({image.label for image in images if image.label is not None})
+    labels = writers.labels_of(images)
     number_of: dict[str | None, int] = {label: i for i, label in enumerate(labels)}
     written = 0
     with writers.draft(export.out, folder=True) as root:
