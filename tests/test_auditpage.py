@@ -139,6 +139,7 @@ def served(run: Path, tmp_path: Path) -> Iterator[tuple[Path, str, subprocess.Po
         process.kill()
 
 
+@pytest.mark.slow
 def test_a_person_judges_with_keys_and_is_told(served: tuple[Path, str, subprocess.Popen]) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="a browser is driven by Playwright")
     run, address, process = served
