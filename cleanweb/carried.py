@@ -1,7 +1,6 @@
 """What people decided in review, carried over into a manifest that is written anew: by `retag`, or by `fit --fresh`.
 
 Decisions that stand are verified labels, as those of a `--trusted` table are; but they stay rows of `reviews`, apart
-from typing import Any
 from the stored scores, so that undoing one and `retag` bring back what is concluded without it.
 """
 

@@ -10,6 +10,7 @@ import os
 import socket
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -94,15 +95,9 @@ class TimmModel(nn.Module):
     """What timm promises of its models, and does not declare: never made, only named in types."""
 
     pretrained_cfg: dict[str, Any]
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        raise NotImplementedError
-
-    def get_classifier(self) -> nn.Linear:
-        raise NotImplementedError
+    forward_features: Callable[[Tensor], Tensor]
+    forward_head: Callable[..., Tensor]  # (x, pre_logits=False)
+    get_classifier: Callable[[], nn.Linear]
 
 
 class Network(nn.Module):

@@ -8,13 +8,12 @@ from pathlib import Path
 from cleanweb.atomic import FULL
 from cleanweb.errors import UsageError
 from cleanweb.safenames import numbered
-from cleanweb.settings import LINKS as LINKS
 
 log = logging.getLogger(__name__)
 
 
 def put(content: Path | bytes, target: Path, link: str) -> bool:
-    """Put an image, a file or its bytes, at `target`; False where it cannot be read. link: one of `LINKS`.
+    """Put an image, a file or its bytes, at `target`; False where it cannot be read. link: one of `settings.LINKS`.
 
     Raises FileExistsError where anything stands at `target`, UsageError where a link cannot be made.
     """

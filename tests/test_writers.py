@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from cleanweb import atomic, drafts, exporting, labeltree, safenames, spreadsheet, writers
 from cleanweb.errors import MachineError, UsageError
-from cleanweb.settings import FORMATS
+from cleanweb.settings import FORMATS, LINKS
 
 AWKWARD = [
     "../../x", "/etc", "..", ".", "", " ", "CON", "con.txt", "nul", "COM1", "LPT¹", "a/b", "a\\b", "a_b", "a:b",
@@ -122,7 +122,7 @@ def test_an_export_of_nothing(name, crawl, tmp_path):
 
 
 @every_writer
-@pytest.mark.parametrize("link", writers.LINKS)
+@pytest.mark.parametrize("link", LINKS)
 def test_what_is_missing_is_counted(name, link, crawl, tmp_path):
     written, left_out = write(name, crawl, tmp_path / "out", link)
     if name in TABLES:
@@ -425,7 +425,7 @@ def test_what_is_no_readable_file_is_left_out(crawl, tmp_path):
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     files = [None, str(tmp_path), str(tmp_path / "pipe"), str(tmp_path / "dangling"), "/nowhere", "nul\0", "x" * 5000]
     rows = frame(*(sample(f"{n}.jpg", file=file) for n, file in enumerate(files)))
-    for link in writers.LINKS:
+    for link in LINKS:
         assert write("imagefolder", rows, tmp_path / link, link).images == 0
         assert set(everything(tmp_path / link)) == {"labels.csv"}
 
@@ -436,7 +436,7 @@ def test_a_file_whose_name_is_not_utf_8_is_found(tmp_path):
     except OSError:
         pytest.skip("a file system of UTF-8 names")
     rows = frame(sample("caf\\udce9.jpg", file=str(tmp_path / "caf\\udce9.jpg")))
-    for link in writers.LINKS:
+    for link in LINKS:
         assert write("imagefolder", rows, tmp_path / link, link).images == 1
         assert (tmp_path / link / "cat" / "caf_udce9.jpg").read_bytes() == b"latin"
 

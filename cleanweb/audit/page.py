@@ -8,36 +8,24 @@ What is asked holds nothing that betrays a verdict: pictures go by their place i
 the two offered, in alphabetical order.
 """
 
-import json
-from collections.abc import Awaitable, Callable
-from functools import partial
-from importlib.resources import files
+from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from cleanweb import audit, manifest
 from cleanweb.audit import Answer, answers
 from cleanweb.audit.statement import CLASS, NONE, UNSURE, findings
-from cleanweb.errors import CleanwebError, UsageError
 from cleanweb.review.guard import Guard
-from cleanweb.review.pictures import SIDES_PX, NoPicture, Pictures
+from cleanweb.review.pictures import Place
+from cleanweb.review.replies import files_of, json_of, pictures_of
 
-_KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
-_STATIC = {  # read once: nothing but these files can be asked for
-    file.name: file.read_bytes() for file in files("cleanweb.audit").joinpath("static").iterdir()
-}
 _FILES = """SELECT position, file, row_in_file, status, error FROM audits JOIN images USING (sample_id)
     WHERE audit_id = ?"""
-
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Asking:
@@ -79,6 +67,10 @@ class Asking:
             raise ValueError("an answer is class with a label, none, unsure, or null")
         return self.ids[position], None if kind is None else Answer(kind, label)
 
+    def file(self, position: str) -> Place | None:
+        """Where the image asked at that place is; None where nothing is."""
+        return self.files.get(int(position)) if position.isdecimal() and len(position) < 10 else None
+
     def statement(self) -> dict[str, object]:
         """What it says so far."""
         found = audit.state(self.run, self.audit_id)
@@ -88,54 +80,17 @@ class Asking:
 
 def application(asking: Asking, token: str, port: int) -> Guard:
     """The page of one audit, guarded."""
-    pictures = Pictures()
     asks: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
         "audit": ("GET", lambda _: asking.asked()),
         "statement": ("GET", lambda _: asking.statement()),
         "answer": ("POST", asking.answer),
     }
+    page = files_of("cleanweb.audit")
     routes = [
-        Route("/", _file),
-        Route("/static/{name}", _file),
+        Route("/", page),
+        Route("/static/{name}", page),
         Route("/favicon.ico", lambda _: Response(status_code=204)),
-        Route("/picture", partial(_picture, asking, pictures)),
-        *(Route(f"/api/{name}", _json(ask), methods=[method]) for name, (method, ask) in asks.items()),
+        Route("/picture", pictures_of(lambda request: asking.file(request.query_params.get("position", "")))),
+        *(Route(f"/api/{name}", json_of(ask), methods=[method]) for name, (method, ask) in asks.items()),
     ]
     return Guard(Starlette(routes=routes), token, port)
-
-
-def _json(ask: Callable[[dict[str, Any]], object]) -> Endpoint:
-    async def reply(request: Request) -> Response:
-        try:
-            body = json.loads(await request.body() or b"{}") if request.method == "POST" else {}
-            if not isinstance(body, dict):
-                raise ValueError("not a JSON object")
-            return JSONResponse(await run_in_threadpool(ask, body))
-        except (UsageError, ValueError, RecursionError) as error:
-            return JSONResponse({"error": str(error)}, 400)
-        except (CleanwebError, OSError) as error:
-            return JSONResponse({"error": str(error)}, 409)
-
-    return reply
-
-
-def _file(request: Request) -> Response:
-    name = request.path_params.get("name", "index.html")
-    if name not in _STATIC:
-        return Response("No such file.", 404, media_type="text/plain")
-    kind = _KINDS[name.rsplit(".", 1)[1]]
-    return Response(_STATIC[name], media_type=kind, headers={"Cache-Control": "no-cache"})
-
-
-def _picture(asking: Asking, pictures: Pictures, request: Request) -> Response:
-    place, size = request.query_params.get("position", ""), request.query_params.get("size", "large")
-    try:
-        found = asking.files.get(int(place)) if place.isdecimal() and len(place) < 10 else None
-        if found is None or size not in SIDES_PX:
-            return JSONResponse({"error": "There is no such picture."}, 404)
-        tag = pictures.tag(*found, size)
-        headers = {"Cache-Control": "private, max-age=3600"}
-        assert found[0] is not None, "tag has seen to it"
-        return Response(pictures.jpeg(tag, found[0], found[1], size), media_type="image/jpeg", headers=headers)
-    except NoPicture as problem:
-        return JSONResponse({"error": str(problem)}, 404)

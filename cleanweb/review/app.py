@@ -1,45 +1,26 @@
 """What the server answers: the page, its files, JSON, pictures.
 
-    GET  /                the page                      GET  /static/…      its style and scripts
-    GET  /api/about       the run, its classes          GET  /api/stamp     has anything changed?
-    POST /api/count       question → how many           POST /api/page      question, begin, end → rows
-    POST /api/decide      action, ids, label, seen      POST /api/undo      review_ids, or the last action
-    GET  /api/history     the last actions              GET  /picture       ?id=…&size=small|large → JPEG
-
-An error is JSON too: {"error": words}, with 400 for what is asked wrongly, 409 where the run does not allow it now.
+GET  /                the page                      GET  /static/…      its style and scripts
+GET  /api/about       the run, its classes          GET  /api/stamp     has anything changed?
+POST /api/count       question → how many           POST /api/page      question, begin, end → rows
+POST /api/decide      action, ids, label, seen      POST /api/undo      review_ids, or the last action
+GET  /api/history     the last actions              GET  /picture       ?id=…&size=small|large → JPEG
 """
 
-import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import fields
-from importlib.resources import files
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from cleanweb.errors import CleanwebError, UsageError
 from cleanweb.review.guard import Guard
-from cleanweb.review.pictures import SIDES_PX, NoPicture, Pictures
+from cleanweb.review.replies import files_of, json_of, pictures_of
 from cleanweb.review.store import Question, Store
-
-_KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-_STATIC = {  # read once: nothing but these files can be asked for
-    file.name: file.read_bytes()
-    for file in files("cleanweb.review").joinpath("static").iterdir()
-    if any(file.name.endswith(kind) for kind in _KINDS)
-}
-
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def application(store: Store, token: str, port: int) -> Guard:
     """The page of one run, guarded."""
-    pictures = Pictures()
     asks: dict[str, Callable[[dict[str, Any]], object]] = {
         "about": lambda _: store.about(),
         "stamp": lambda _: {"stamp": store.stamp(), "generation": store.generation()},
@@ -52,55 +33,15 @@ def application(store: Store, token: str, port: int) -> Guard:
         "undo": lambda body: store.undo(_numbers(body.get("review_ids"))),
     }
     gets = ("about", "stamp", "history")
+    page = files_of("cleanweb.review")
     routes = [  # what is no coroutine runs in a thread
-        Route("/", lambda _: _file("index.html")),
-        Route("/static/{name}", lambda request: _file(request.path_params["name"])),
-        Route("/picture", lambda request: _picture(store, pictures, request)),
-        *(Route(f"/api/{name}", _json(ask), methods=["GET" if name in gets else "POST"]) for name, ask in asks.items()),
-    ]
+        Route("/", page),
+        Route("/static/{name}", page),
+        Route("/picture", pictures_of(lambda request: store.file(request.query_params.get("id", "")))),
+        *(Route(f"/api/{name}", json_of(ask), methods=["GET" if name in gets else "POST"])
+          for name, ask in asks.items()),
+    ]  # fmt: skip
     return Guard(Starlette(routes=routes), token, port)
-
-
-def _json(ask: Callable[[dict[str, Any]], object]) -> Endpoint:
-    async def answer(request: Request) -> Response:
-        try:
-            body = json.loads(await request.body() or b"{}") if request.method == "POST" else {}
-            if not isinstance(body, dict):
-                raise UsageError("Not a JSON object.")
-            return JSONResponse(await run_in_threadpool(ask, body))
-        except UsageError as error:
-            return JSONResponse({"error": str(error)}, 400)
-        except (CleanwebError, OSError) as error:
-            return JSONResponse({"error": str(error)}, 409)
-        except (ValueError, TypeError, RecursionError) as error:
-            return JSONResponse({"error": f"Not a request this page makes: {error}"}, 400)
-
-    return answer
-
-
-def _file(name: str) -> Response:
-    if name not in _STATIC:
-        return Response("No such file.", 404, media_type="text/plain")
-    kind = _KINDS["." + name.rsplit(".", 1)[1]]
-    return Response(_STATIC[name], media_type=kind, headers={"Cache-Control": "no-cache"})
-
-
-def _picture(store: Store, pictures: Pictures, request: Request) -> Response:
-    sample_id, size = request.query_params.get("id", ""), request.query_params.get("size", "small")
-    try:
-        found = store.file(sample_id)
-        if found is None or size not in SIDES_PX:
-            return JSONResponse({"error": "There is no such picture."}, 404)
-        tag = pictures.tag(*found, size)
-        headers = {"ETag": f'"{tag}"', "Cache-Control": "private, max-age=60"}
-        if request.headers.get("if-none-match") == headers["ETag"]:
-            return Response(status_code=304, headers=headers)
-        assert found[0] is not None, "tag has seen to it"
-        return Response(pictures.jpeg(tag, found[0], found[1], size), media_type="image/jpeg", headers=headers)
-    except NoPicture as problem:
-        return JSONResponse({"error": str(problem)}, 404)
-    except CleanwebError as error:
-        return JSONResponse({"error": str(error)}, 409)
 
 
 # --- what requests hold ---------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cleanweb import manifest, reviews
 from cleanweb.database import Connection
 from cleanweb.errors import CleanwebError, UsageError
+from cleanweb.review.pictures import Place
 from cleanweb.reviews import Done
 
 if TYPE_CHECKING:
@@ -76,9 +77,6 @@ class Question:
             conditions.append(f"({self.where}\n)")  # the line break ends a comment
         condition = " AND ".join(conditions) or "true"
         return f"SELECT rowid FROM images WHERE {condition} ORDER BY {SORTS[self.sort]}, rowid", values
-
-
-Place = tuple[str | None, int | None, str, str | None]  # of an image: file, row in it, status, error
 
 
 class Store:

@@ -14,17 +14,18 @@ Parquet, and leaves out the rest. An export is complete or absent, and never ove
 `safenames`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
+from cleanweb import placing
 from cleanweb.drafts import draft as draft
 from cleanweb.errors import UsageError
-from cleanweb.placing import LINKS
 from cleanweb.records import Progress, silent
+from cleanweb.settings import LINKS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,6 +88,13 @@ class Export:
         for done, item in enumerate(self.contents(self.rows), 1):
             yield item
             self.progress("export", done, total)
+
+    def places(self, images: Sequence[Image], root: Path) -> Iterator[tuple[str | None, dict[int, str]]]:
+        """For formats that point at files: each split, or None where there are none, and where its images that can be
+        read are, by position in `images`; below `root` those that are written there: see `placing.beside`."""
+        found = sorted(placing.beside(self.readable(), root, [image.format for image in images]).items())
+        for split in self.splits or (None,):
+            yield split, {i: place for i, place in found if images[i].split == split}
 
 
 class Written(NamedTuple):

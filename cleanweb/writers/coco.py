@@ -9,7 +9,7 @@ The images stay where they are: `file_name` is their whole path, so that any ima
 
 import json
 
-from cleanweb import placing, writers
+from cleanweb import writers
 
 SUFFIX = ""
 LABELLED = False
@@ -19,21 +19,20 @@ _FIELDS = ("sample_id", "path", "verdict", "given_label", "confidence")
 
 def write(export: writers.Export) -> int:
     """Write the annotations to the folder `out`; returns how many of the images could be read."""
-    images = export.images()
+    images, written = export.images(), 0
     labels = writers.labels_of(images)
     with writers.draft(export.out, folder=True) as root:
-        places = placing.beside(export.readable(), root, [image.format for image in images])
-        for split in export.splits or (None,):
-            mine = {i: place for i, place in places.items() if images[i].split == split}
+        for split, places in export.places(images, root):
             file = root / f"{split or 'annotations'}.json"
-            file.write_text(json.dumps(_document(images, mine, labels)), encoding="ascii")  # paths need not be UTF-8
-    return len(places)
+            file.write_text(json.dumps(_document(images, places, labels)), encoding="ascii")  # paths need not be UTF-8
+            written += len(places)
+    return written
 
 
 def _document(images: list[writers.Image], places: dict[int, str], labels: list[str]) -> dict[str, object]:
     category = {label: number for number, label in enumerate(labels, 1)}
     listed, annotations = [], []
-    for i, place in sorted(places.items()):
+    for i, place in places.items():
         image, width, height = images[i], images[i].width or 0, images[i].height or 0
         known = {name: getattr(image, name) for name in _FIELDS}
         listed.append({"id": i + 1, "file_name": place, "width": width, "height": height} | known)

@@ -15,7 +15,7 @@ Images of no class have the sample, and no label.
 import json
 from pathlib import Path
 
-from cleanweb import placing, writers
+from cleanweb import writers
 
 SUFFIX = ""
 LABELLED = False
@@ -25,16 +25,15 @@ _ATTRIBUTES = ("verdict", "given_label", "sample_id")
 
 def write(export: writers.Export) -> int:
     """Write the labels to the folder `out`; returns how many of the images could be read."""
-    images = export.images()
+    images, written = export.images(), 0
     labels = writers.labels_of(images)
     with writers.draft(export.out, folder=True) as root:
-        places = placing.beside(export.readable(), root, [image.format for image in images])
-        for split in export.splits or (None,):
-            mine = {i: place for i, place in sorted(places.items()) if images[i].split == split}
+        for split, places in export.places(images, root):
             folder, above = (root / split, "../") if split else (root, "")
-            files = {i: place if Path(place).is_absolute() else above + place for i, place in mine.items()}
+            files = {i: place if Path(place).is_absolute() else above + place for i, place in places.items()}
             _write_split(folder, images, files, labels)
-    return len(places)
+            written += len(places)
+    return written
 
 
 def _write_split(folder: Path, images: list[writers.Image], files: dict[int, str], labels: list[str]) -> None:
