@@ -148,8 +148,11 @@ def done(folder: RunFolder, reviews: pd.DataFrame) -> list[str]:
     if not folder.earlier.exists():
         return []
     left = len(manifest.read(folder.earlier, "reviews")) - len(reviews)
+    audits = manifest.read(folder.earlier, "audits")
     stand = int(reviews["undone_at"].isna().sum())
     words = [f"{stand:,} decisions that people took in review were carried over, as verified labels."] if stand else []
+    if audits["answer"].notna().any():
+        words.append("The audit spoke of verdicts that are no more, and is gone; cleanweb audit draws a new one.")
     if not left:
         folder.earlier.unlink()
         return words

@@ -53,7 +53,7 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
     with folder.alone("fit"), machine.deterministic(settings.deterministic):
         unfinished = Unfinished(folder.path)
         if unfinished.is_complete():
-            asked_for, run = unfinished.is_of(settings), _handed_over(unfinished)
+            asked_for, run = unfinished.is_of(settings), _handed_over(unfinished, progress)
             if asked_for:
                 return run
         folder.refuse_finished(settings.fresh)  # another process may have come first
@@ -63,7 +63,7 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
             if unfinished.is_new:  # there is nothing worth going on from
                 unfinished.discard()
             raise
-        return _handed_over(unfinished)
+        return _handed_over(unfinished, progress)
 
 
 def _learn(settings: Settings, crawl: readers.Crawl, unfinished: Unfinished, progress: Progress, watch: Watch) -> None:
@@ -142,7 +142,7 @@ def _learn(settings: Settings, crawl: readers.Crawl, unfinished: Unfinished, pro
     unfinished.complete([*crawl.notes, *note, *training.words])
 
 
-def _handed_over(unfinished: Unfinished) -> Outcome:
+def _handed_over(unfinished: Unfinished, progress: Progress) -> Outcome:
     """The results in their places, with the report; what only an unfinished run needs is gone."""
     folder = RunFolder(unfinished.run)
     with manifest.alone(folder.path) if folder.manifest.exists() else nullcontext():
@@ -150,7 +150,7 @@ def _handed_over(unfinished: Unfinished) -> Outcome:
             carried.set_aside(folder)
         notes = unfinished.publish()
     made = {name: manifest.read(folder.path, name) for name in TABLES}
-    notes += [*carried.done(folder, made["reviews"]), *write_if_possible(folder.path)]
+    notes += [*carried.done(folder, made["reviews"]), *write_if_possible(folder.path, progress)]
     unfinished.discard()
     return Outcome(folder.path, made, notes)
 

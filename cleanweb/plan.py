@@ -80,7 +80,7 @@ def training(settings: Settings, device: torch.device, backbone: Backbone, n: in
     words = [
         f"Backbone {backbone.name}, {'pretrained' if backbone.pretrained else 'from scratch'}, on {device}.",
         f"--tune {tune}: {why}",
-        f"--method {settings.method} --recipe {settings.recipe}{told}, {epochs} epochs.",
+        f"--method {settings.method} --recipe {settings.recipe}{told}, {epochs} epochs{_cross_fitting(recipe)}.",
         *settings.words(),
     ]
     if pretrain is not None:
@@ -90,6 +90,11 @@ def training(settings: Settings, device: torch.device, backbone: Backbone, n: in
     return Training(
         tune, recipe, epochs, classifier, classifier_epochs, rule, [backbone.why] * bool(backbone.why) + words
     )
+
+
+def _cross_fitting(recipe: Recipe) -> str:
+    rounds = f" in {recipe.rounds} rounds" * (recipe.rounds > 1)
+    return f" for each of {recipe.folds} folds{rounds}" if recipe.folds > 1 else rounds
 
 
 def _pretrain(settings: Settings) -> str | None:

@@ -18,7 +18,7 @@ import jinja2
 from cleanweb import atomic, audit, charts, manifest, thumbnails
 from cleanweb.audit.statement import findings
 from cleanweb.errors import UsageError
-from cleanweb.records import MEANING, UNREADABLE, Verdict
+from cleanweb.records import MEANING, UNREADABLE, Progress, Verdict, silent
 from cleanweb.runfolder import RunFolder
 from cleanweb.schema import TABLES
 from cleanweb.thumbnails import Sheet
@@ -31,7 +31,7 @@ LONGEST = 100  # characters of a text before it is cut
 _JOINERS = "\u200c\u200d"  # not printable by themselves, but letters of Persian and emoji are made with them
 
 
-def write(run: Path, out: Path | None = None) -> Path:
+def write(run: Path, out: Path | None = None, progress: Progress = silent) -> Path:
     """Write the report of a finished run; gives its path. Only the run's own report is ever replaced.
 
     Raises RunError where there is no run, UsageError where something else is at `out` or it lies inside the crawl,
@@ -46,14 +46,14 @@ def write(run: Path, out: Path | None = None) -> Path:
     if root and target.resolve().is_relative_to(Path(root).resolve()):
         raise UsageError(f"{target} lies inside the crawl {root}, where nothing is written. Give another --out.")
     atomic.make_folder(target.parent)
-    atomic.write_text(target, render(run, tables))
+    atomic.write_text(target, render(run, tables, progress))
     return target
 
 
-def write_if_possible(run: Path) -> list[str]:
+def write_if_possible(run: Path, progress: Progress = silent) -> list[str]:
     """`write`, but a run does not fail with its report: gives a line of words where it could not be written."""
     try:
-        write(run)
+        write(run, progress=progress)
     except Exception as error:
         return [f"The report could not be written ({error}). Try again with cleanweb report."]
     return []
@@ -62,7 +62,7 @@ def write_if_possible(run: Path) -> list[str]:
 # --- what it says ---------------------------------------------------------------------------------------------------
 
 
-def render(run: Path, tables: Mapping[str, "pd.DataFrame"]) -> str:
+def render(run: Path, tables: Mapping[str, "pd.DataFrame"], progress: Progress = silent) -> str:
     """The page, from the manifest's tables."""
     images, made = tables["images"], _records(tables["runs"])[0]
     counts = {verdict: int((images["verdict"] == verdict).sum()) for verdict in MEANING}
@@ -91,7 +91,7 @@ def render(run: Path, tables: Mapping[str, "pd.DataFrame"]) -> str:
         reliability=charts.reliability(_records(tables["reliability"])),
         curves=_curves(tables["epochs"]),
         sheets=sheets,
-        small=thumbnails.make(row for sheet in everything for row in sheet.rows),
+        small=thumbnails.make((row for sheet in everything for row in sheet.rows), progress),
         broken=_records(images.loc[images["status"].isin(UNREADABLE), ["path", "status", "error"]].head(BROKEN)),
         statuses=images.loc[images["status"].isin(UNREADABLE), "status"].value_counts().to_dict(),
         settings=_flat(made["settings"]),

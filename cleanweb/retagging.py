@@ -1,6 +1,7 @@
 """Decide again from stored scores, in seconds and without torch; the model and its classifier stay as they are."""
 
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,13 +10,15 @@ import pandas as pd
 
 from cleanweb import carried, manifest, report, tables
 from cleanweb.errors import UsageError
-from cleanweb.records import Sample, Scores, Target
+from cleanweb.records import Progress, Sample, Scores, Target, silent
 from cleanweb.runfolder import Outcome, RunFolder
 from cleanweb.schema import SCHEMA_VERSION, TABLES
 from cleanweb.trusted import trusted_classes
 
 
-def retag(path: Path | str, target: Target | None = None, verified: Path | None = None) -> Outcome:
+def retag(
+    path: Path | str, target: Target | None = None, verified: Path | None = None, progress: Progress = silent
+) -> Outcome:
     """Rewrite the manifest and the report of a finished run with today's decision rule, or as a target asks.
 
     verified: a table of labels that people have verified since, or a run in which they have; what they verified before
@@ -26,15 +29,18 @@ def retag(path: Path | str, target: Target | None = None, verified: Path | None 
     manifest.read(folder.path, "runs")  # where there is no run nothing is made
     # no decision of a person may fall between reading and writing
     with folder.alone("retag"), manifest.alone(folder.path):
-        return _decided_again(folder, target, verified)
+        return _decided_again(folder, target, verified, progress)
 
 
-def _decided_again(folder: RunFolder, target: Target | None, verified: Path | None) -> Outcome:
+def _decided_again(folder: RunFolder, target: Target | None, verified: Path | None, progress: Progress) -> Outcome:
+    started, steps = time.perf_counter(), 3
+    progress("retag", 0, steps)
     made = {name: manifest.read(folder.path, name) for name in TABLES}
     scored, scores, classes, rule = folder.load_scores()
     if verified is not None:
         scores = _heed(verified, made, scored, scores, classes)
         folder.save_scores(scored, scores, classes, rule)
+    progress("retag", 1, steps)
     judged = carried.judged(made["images"], scored, scores, classes, rule, target, made["reviews"])
     made["images"], made["reviews"], decision = judged.images, judged.reviews, judged.decision
     made["classes"] = tables.classes_table(made["images"], classes, decision.noise)
@@ -43,8 +49,11 @@ def _decided_again(folder: RunFolder, target: Target | None, verified: Path | No
     made["runs"][list(tables.NOISE)] = decision.noise[-1]
     made["runs"]["target"] = None if target is None else json.dumps(asdict(target))
     made["runs"]["schema_version"] = SCHEMA_VERSION
+    progress("retag", 2, steps)
     manifest.write(folder.path, made)
-    return Outcome(folder.path, made, report.write_if_possible(folder.path))
+    progress("retag", 3, steps)
+    notes = report.write_if_possible(folder.path, progress)
+    return Outcome(folder.path, made, notes, time.perf_counter() - started)
 
 
 def target(min_precision: float | None, keep: float | None) -> Target | None:

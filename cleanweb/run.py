@@ -5,7 +5,7 @@
     run.sql("SELECT verdict, count(*) AS n FROM images GROUP BY 1")
 
 All errors are `CleanwebError`s: `UsageError` for what is asked wrongly, `RunError` for a folder that is no finished
-run, `MachineError` for what the machine lacks. torch is loaded by `predict` and `classifier` alone.
+run, `MachineError` for what the machine lacks. torch is loaded by `predict`, `classifier` and `export_model` alone.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
+    from cleanweb.audit import Audit
     from cleanweb.summary import Summary
 
 
@@ -54,7 +55,7 @@ class Run:
         return manifest.select(self.folder, only or [*MEANING], where)
 
     def table(self, name: str) -> "pd.DataFrame":
-        """A whole table of the manifest: "images", "classes", "transition_matrix", "epochs" or "runs"."""
+        """A whole table of the manifest: "images", "classes", "reviews", "audits" … (`schema.TABLES`)."""
         from cleanweb import manifest
 
         if name not in TABLES:
@@ -104,6 +105,43 @@ class Run:
         return exporting.export(
             self.folder, format, Path(out), only=only, where=where, link=link, split=split, seed=seed, relabel=relabel
         ).written
+
+    def export_model(self, out: Path | str, format: str = "timm") -> Path:
+        """Hand over the retrained classifier, as `cleanweb export-model` does; gives its folder.
+
+        format: "timm", "onnx" or "torch-export". Raises UsageError where `out` exists, RunError where there is no
+        classifier, MachineError where a library is missing or the copy does not say what the original says.
+        """
+        from cleanweb import modelexport
+
+        modelexport.export(self.folder, format, Path(out))
+        return Path(out)
+
+    def audit(
+        self, n: int | None = None, seed: int | None = None, *, sheet: Path | str | None = None,
+        answers: Path | str | None = None, who: str = "",
+    ) -> "Audit":  # fmt: skip
+        """How far can it be trusted? Draws n pictures (default: 200) for a person to judge, or goes on with those that
+        were drawn; gives the audit: print it, or take its `to_json()`, or its `rows`, a DataFrame.
+
+        sheet: where to write the pictures as a table to fill in; answers: such a table, filled in. Another seed draws
+        a new audit. Raises UsageError where `sheet` exists or the answers do not fit, CrawlError where there is
+        nothing to judge.
+        """
+        from cleanweb import report
+        from cleanweb.audit import draw
+        from cleanweb.audit import sheet as sheets
+
+        if answers is not None:
+            if n is not None or seed is not None or sheet is not None:
+                raise UsageError("answers are to the audit drawn last: give them without n, seed and sheet.")
+            told = sheets.take(self.folder, Path(answers), who)
+            report.write_if_possible(self.folder)
+            return told
+        drawn = draw.go_on(self.folder, n, seed)
+        if sheet is not None:
+            sheets.write(self.folder, drawn, Path(sheet))
+        return drawn
 
     def report(self, out: Path | str | None = None) -> Path:
         """Write the report, one HTML file; gives its path. out: default: report.html in the run folder, replaced.

@@ -24,6 +24,7 @@ class Outcome:
     folder: Path
     tables: dict[str, "pd.DataFrame"]  # images, classes, epochs, runs
     notes: list[str]  # what the user should know, a line each
+    retag_s: float | None = None  # what deciding again took, in seconds; None after a fit
 
 
 class RunFolder:

@@ -27,7 +27,8 @@ class Summary:
     two_labels: int  # pictures that were given more than one label
     unreadable: dict[str, int]  # status → files that could not be read
     notes: list[str]
-    seconds: float
+    seconds: float  # that fit took, or retag
+    retagged: bool
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
@@ -41,7 +42,8 @@ class Summary:
 
     def _verdict_lines(self) -> list[str]:
         total = sum(self.verdicts.values())
-        lines = ["", f"{total:,} images in {_duration(self.seconds)}"]
+        again = " decided again" * self.retagged
+        lines = ["", f"{total:,} images{again} in {_duration(self.seconds)}"]
         for verdict, n in self.verdicts.items():
             lines.append(f"  {verdict:<10}{n:>9,}  {n / max(total, 1):>6.1%}  {MEANING[Verdict(verdict)]}")
         rate = ""
@@ -92,8 +94,8 @@ class Summary:
         ]
 
 
-def summarise(folder: Path, tables: dict[str, pd.DataFrame], notes: list[str]) -> Summary:
-    """From the manifest's tables."""
+def summarise(folder: Path, tables: dict[str, pd.DataFrame], notes: list[str], retag_s: float | None = None) -> Summary:
+    """From the manifest's tables. retag_s: the seconds that a retag took."""
     images, classes = tables["images"], tables["classes"]
     counts = images["verdict"].value_counts()
     copies = images[images["duplicate_of"].notna()]
@@ -114,7 +116,8 @@ def summarise(folder: Path, tables: dict[str, pd.DataFrame], notes: list[str]) -
         two_labels=_two_labels(images),
         unreadable={k: int(n) for k, n in images.loc[bad_file, "status"].value_counts().items()},
         notes=notes,
-        seconds=float(tables["runs"]["seconds"].iloc[0]),
+        seconds=float(tables["runs"]["seconds"].iloc[0]) if retag_s is None else retag_s,
+        retagged=retag_s is not None,
     )
 
 
@@ -128,4 +131,4 @@ def _more(n: int, what: str, query: str) -> list[str]:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+    return f"{seconds:.2g} s" if seconds < 9.5 else f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"

@@ -1,5 +1,7 @@
 """What the commands share: choices, errors in words, progress, logging, text that is safe to print, tables."""
 
+import io
+import json
 import logging
 import os
 import sys
@@ -7,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from math import inf
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import typer
 
@@ -164,6 +166,23 @@ def one_line(text: str) -> str:
 def _escape(character: str) -> str:
     code = ord(character)
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+
+
+def table_stream() -> TextIO:
+    """stdout for a table: in UTF-8, as files are, whatever the locale; on a terminal as that has it."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8")
+    return sys.stdout
+
+
+def echo_json(value: object) -> None:
+    """A line of JSON on stdout; with escapes where stdout cannot hold its characters."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, default=str)
+    typer.echo(text)
 
 
 def _cell(value: object) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cleanweb.images import quiet, thumbnail
 from cleanweb.readers import read_bytes
+from cleanweb.records import Progress, silent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,12 +84,16 @@ def _rows(images: "pd.DataFrame") -> list[dict[str, object]]:
     return images.astype(object).where(images.notna(), None).to_dict("records")
 
 
-def make(rows: Iterable[dict[str, Any]]) -> dict[str, str | None]:
+def make(rows: Iterable[dict[str, Any]], progress: Progress = silent) -> dict[str, str | None]:
     """sample_id → a small JPEG as a data URI, None where the picture cannot be read any more."""
     wanted = {row["sample_id"]: row for row in rows}
     with quiet(), warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         warnings.simplefilter("ignore")
-        return dict(zip(wanted, pool.map(_small, wanted.values()), strict=True))
+        made: dict[str, str | None] = {}
+        for key, picture in zip(wanted, pool.map(_small, wanted.values()), strict=True):
+            made[key] = picture
+            progress("pictures", len(made), len(wanted))
+        return made
 
 
 def _small(row: dict[str, Any]) -> str | None:

@@ -18,6 +18,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("the front door", {"__init__", "__main__"}),
     ("a run in Python", {"run"}),
     ("the command line", {"cli"}),
+    ("the bench's commands", {"bench/commands"}),
     ("commands", {"commands", "commands/*", "bench/*"}),
     ("the story", {"pipeline", "retagging", "exporting", "modelexport", "prediction", "doctor"}),
     ("ways to learn", {"tune", "plan"}),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -85,6 +86,43 @@ def test_retag_heeds_people_and_remembers_them(run: Path, tmp_path: Path) -> Non
     table.write_text("path,label\nnowhere.png,blue\n", encoding="utf-8")
     code, _, err = cleanweb("retag", "--trusted", table, "--run", own)
     assert (code, "nowhere.png" in err) == (2, True)
+
+
+def test_retag_tells_its_own_time_and_how_far_it_is(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, own := tmp_path / "run")
+    with duckdb.connect(str(own / "manifest.duckdb")) as con:
+        con.execute("UPDATE runs SET seconds = 36000")
+    code, out, err = cleanweb("retag", "--run", own, "--json")
+    assert code == 0
+    assert json.loads(out)["seconds"] < 300
+    assert {line.split(":")[0] for line in err.splitlines()} == {"retag", "pictures"}
+    assert f"{ROWS} images decided again in" in cleanweb("retag", "--run", own)[1]
+    assert cleanweb("retag", "--run", own, "--quiet") == (0, "", "")
+
+
+def test_retag_advises_no_option_it_lacks(run: Path, tmp_path: Path) -> None:
+    (table := tmp_path / "seen.csv").write_text("where,what\nred/02.png,blue\n", encoding="utf-8")
+    code, _, err = cleanweb("retag", "--trusted", table, "--run", run)
+    assert code == 2
+    assert "--path-column" not in err
+    assert "Call the right one 'path'." in err
+
+
+def test_report_says_how_far_it_is_and_can_be_quiet(run: Path, tmp_path: Path) -> None:
+    assert "pictures: " in cleanweb("report", "--run", run, "--out", tmp_path / "a.html")[2]
+    assert cleanweb("report", "--run", run, "--out", tmp_path / "b.html", "--quiet") == (0, "", "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_what_is_for_programs_can_be_read_under_any_locale(run: Path, encoding: str) -> None:
+    def said(*words: str) -> bytes:
+        return subprocess.run([sys.executable, "-m", "cleanweb", *words, "--run", str(run)], check=True,
+                              env=os.environ | {"PYTHONIOENCODING": encoding}, capture_output=True).stdout  # fmt: skip
+
+    text = "\u00e9 \u65e5 \U0001d518"
+    query = f"SELECT '{text}' AS x, 'nan'::FLOAT AS y, 'inf'::FLOAT AS z"
+    assert json.loads(said("sql", query, "--json")) == {"x": text, "y": None, "z": None}
+    assert said("sql", query, "--format", "csv").decode("utf-8").splitlines()[1].startswith(text)
 
 
 @pytest.mark.parametrize("words", [("--keep", 1.5), ("--min-precision", 0), ("--keep", 0.5, "--min-precision", 0.9)])

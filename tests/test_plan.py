@@ -57,6 +57,17 @@ def test_everything_chosen_is_said_in_words():
     assert plan.training(settings(), CPU, Backbone(SMALL, False, why=why), 10).words[0] == why
 
 
+def test_how_often_it_is_learned_is_said():
+    def said(n: int, backbone: Backbone = SCRATCH, **changes) -> str:
+        return next(line for line in plan.training(settings(**changes), CPU, backbone, n).words if "--method" in line)
+
+    assert said(600).endswith("40 epochs for each of 3 folds in 3 rounds.")
+    assert said(2500).endswith("40 epochs for each of 3 folds in 2 rounds.")
+    assert said(10**5).endswith("40 epochs for each of 3 folds.")
+    assert said(600, PRETRAINED).endswith("15 epochs for each of 5 folds.")
+    assert said(600, recipe="paper").endswith("200 epochs.")
+
+
 @pytest.mark.parametrize("recipe", PAPER_RECIPES)
 def test_the_papers_recipes_learn_at_once_and_decide_as_the_paper_does(recipe: str):
     training = plan.training(settings(recipe=recipe), CPU, SCRATCH, 10)

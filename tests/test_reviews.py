@@ -12,6 +12,7 @@ import pytest
 
 import cleanweb
 from cleanweb import database, manifest, pipeline, reviews
+from cleanweb.audit import Answer, answers, draw
 from cleanweb.errors import RunError, UsageError
 from cleanweb.records import Target
 from cleanweb.retagging import retag
@@ -232,6 +233,16 @@ def test_a_fresh_fit_carries_decisions_over_and_learns_from_them(own, crawl):
     retag(own)
     assert [row[0] for row in everything(own) if "verified" in str(row)] == []
     assert len(alone) == len(everything(own))
+
+
+def test_a_fresh_fit_says_that_an_audit_is_gone_and_keeps_its_answers(own, crawl):
+    drawn = draw.draw(own, 10)
+    answers.answer(own, drawn.audit_id, dict.fromkeys(drawn.rows["sample_id"], Answer("class", "blue")), "ada")
+    fitted = refit(crawl, own, fresh=True)
+    assert "The audit spoke of verdicts that are no more, and is gone; cleanweb audit draws a new one." in fitted.notes
+    assert rows(own, "SELECT count(*) FROM audits") == [(0,)]
+    assert set(labels(own).values()) == {"blue"}
+    assert draw.draw(own, 10).audit_id == drawn.audit_id + 1  # whose answers are others
 
 
 def test_decisions_survive_a_fresh_fit_that_is_interrupted(own, crawl):

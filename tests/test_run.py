@@ -100,6 +100,31 @@ def test_what_can_be_done_with_a_run(run: Path, crawl: Path, tmp_path: Path) -> 
     assert opened.report(tmp_path / "page.html").stat().st_size > 1000
 
 
+def test_an_audit_by_table(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, own := tmp_path / "run")
+    opened, sheet = cleanweb.load_run(own), tmp_path / "sheet.csv"
+    drawn = opened.audit(20, seed=1, sheet=sheet)
+    table = pd.read_csv(sheet, dtype=str)
+    assert len(table) == len(drawn.rows) == 20
+    assert "not known yet" in str(drawn)
+    truth = table.assign(label=table["path"].str.split("/").str[0])
+    truth.to_csv(sheet, index=False)
+    judged = opened.audit(answers=sheet, who="ada")
+    assert judged.to_json()["judged"] == 20
+    assert opened.audit().rows.equals(judged.rows)  # goes on with the same
+    assert set(opened.table("reviews")["who"]) == {"ada"}
+    assert "Audit 1" in (own / "report.html").read_text(encoding="utf-8")
+    with pytest.raises(UsageError, match="without n, seed and sheet"):
+        opened.audit(30, answers=sheet)
+
+
+def test_the_classifier_is_handed_over(opened: cleanweb.Run, tmp_path: Path) -> None:
+    folder = opened.export_model(tmp_path / "net")
+    assert {file.name for file in folder.iterdir()} == {"model.safetensors", "config.json", "README.md"}
+    with pytest.raises(UsageError, match="exists"):
+        opened.export_model(folder)
+
+
 def test_predict_gives_a_row_per_file(opened: cleanweb.Run, crawl: Path) -> None:
     answers = opened.predict([crawl / "blue" / "00.png", str(crawl / "red" / "broken.jpg")])
     assert list(answers.columns) == ["path", "label", "probability", "error"]
@@ -127,6 +152,6 @@ def test_fit_shows_progress_where_asked(crawl: Path, tmp_path: Path, capsys: pyt
     run = cleanweb.fit(crawl, out=tmp_path / "run", backbone="cnn5", epochs=1, workers=0, progress=True)
     out, err = capsys.readouterr()
     assert out == ""
-    assert {line.split(":")[0] for line in err.splitlines()} == {"inspect", "train", "score", "classifier"}
+    assert {line.split(":")[0] for line in err.splitlines()} == {"inspect", "train", "score", "classifier", "pictures"}
     assert any(note.startswith("Backbone cnn5") for note in run.notes)
     assert run.folder == tmp_path / "run"

@@ -88,6 +88,19 @@ def test_mistakes_get_words_and_a_code(clean_set: Path, world: Path, tmp_path: P
         assert said in err
 
 
+def test_what_is_made_and_what_comes_out_is_told_as_json(clean_set: Path, results: Path, world: Path, tmp_path: Path):
+    listed = json.loads(cleanweb("bench", "worlds", "--json")[1])
+    assert [told["name"] for told in listed] == list(WORLDS)
+    code, said, err = cleanweb("bench", "make", clean_set, "few-classes", "--out", tmp_path / "w", "--json")
+    assert (code, json.loads(said)["images"], json.loads(said)["of_no_class"]) == (0, 72, 12)
+    assert "crawl: 72 of 72" in err
+    _, said, _ = cleanweb("bench", "run", world, *OPTIONS, "--results", results, "--json")
+    assert json.loads(said) == {"file": str(only(results)), "new": False} | record.read(only(results))
+    (table,) = json.loads(cleanweb("bench", "tables", "--results", results, "--json")[1])
+    assert dict(zip(table["columns"], table["rows"][0], strict=True))["world"].startswith("few-classes")
+    assert cleanweb("bench", "run", world, *OPTIONS, "--results", results, "--quiet") == (0, "", "")
+
+
 def test_a_world_is_read_as_it_was_written(clean_set: Path, world: Path):
     made = worlds.read(world)
     assert (made.world, made.source, made.seed) == (WORLDS["few-classes"], "colours", 3)

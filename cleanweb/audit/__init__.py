@@ -90,6 +90,9 @@ class Audit:
             "findings": {found.name: found.to_json() for found in findings(self.rows)},
         }
 
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
     def lines(self) -> list[str]:
         """The statement, for people."""
         return [*self.head(), "", *(found.line() for found in findings(self.rows)), "", *self.caveats()]
@@ -113,6 +116,14 @@ class Audit:
         if self.changed_by_retag:
             words.append(f"This is an audit of an older decision: --seed {self.seed + 1} draws a new one.")
         return words
+
+
+def last(run: Path) -> Audit:
+    """The audit that was drawn last. Raises UsageError where there was none, RunError where there is no manifest."""
+    found = latest(run)
+    if found is None:
+        raise UsageError(f"No audit of {run} has been drawn. Draw one with cleanweb audit.")
+    return found
 
 
 def latest(run: Path) -> Audit | None:

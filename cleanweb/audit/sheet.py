@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 from cleanweb import manifest, spreadsheet, writers
-from cleanweb.audit import Answer, Audit
+from cleanweb.audit import Answer, Audit, answers, last
 from cleanweb.audit.statement import CLASS, NONE, UNSURE
 from cleanweb.errors import CrawlError, UsageError
 from cleanweb.readers import READERS, absolute
@@ -32,6 +32,13 @@ def write(run: Path, audit: Audit, out: Path) -> None:
         spreadsheet.write(columns, zip(*(writers.values(table[name]) for name in columns), strict=True), stream)
 
 
+def take(run: Path, table: Path, who: str = "") -> Audit:
+    """Store what the table answers to the audit that was drawn last; gives that. Errors as in `read`."""
+    drawn = last(run)
+    answers.answer(run, drawn.audit_id, read(run, drawn, table), who)
+    return last(run)
+
+
 def read(run: Path, audit: Audit, table: Path) -> dict[str, Answer]:
     """sample_id → what the table answers. Raises UsageError where it does not fit the audit, CrawlError where it cannot
     be read."""
@@ -41,14 +48,14 @@ def read(run: Path, audit: Audit, table: Path) -> dict[str, Answer]:
     rows = import_module(READERS["table"]).listed(table, Path(manifest.read(run, "runs")["root"].iloc[0]))
     classes = set(manifest.read(run, "classes")["label"])
     sample_of = dict(zip(audit.rows["path"], audit.rows["sample_id"], strict=True))
-    answers: dict[str, Answer] = {}
+    found: dict[str, Answer] = {}
     for row in rows:
         if row.path not in sample_of:
             raise UsageError(f"{table} names {row.path}, which is not in audit {audit.audit_id}.")
         answer = _answer(row.given_label, classes, table)
-        if answers.setdefault(sample_of[row.path], answer) != answer:
+        if found.setdefault(sample_of[row.path], answer) != answer:
             raise UsageError(f"{table} gives two answers to {row.path}.")
-    return answers
+    return found
 
 
 def _answer(label: str | None, classes: set[str], table: Path) -> Answer:

@@ -5,9 +5,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cleanweb.commands import JsonOption, Quiet
 from cleanweb.errors import UsageError, did_you_mean
 from cleanweb.settings import Settings
-from cleanweb.terminal import Method, RecipeName, Tune, plain, print_table, showing_progress, words_for_errors
+from cleanweb.terminal import (
+    Method,
+    RecipeName,
+    Tune,
+    echo_json,
+    plain,
+    print_table,
+    showing_progress,
+    words_for_errors,
+)
 from cleanweb.usage import Command
 
 if TYPE_CHECKING:
@@ -25,10 +35,15 @@ app = typer.Typer(
 
 
 @app.command(cls=Command)
-def worlds() -> None:
+def worlds(as_json: JsonOption = False) -> None:
     """List the worlds: how labels go wrong, how many classes there are, how many foreign ones."""
+    from dataclasses import asdict
+
     from cleanweb.bench.worlds import WORLDS
 
+    if as_json:
+        echo_json([asdict(world) for world in WORLDS.values()])
+        return
     columns = ["world", "noise", "rate", "classes", "foreign", "OOD", "images a class", "beside"]
     print_table(columns, [_world_row(world) for world in WORLDS.values()])
 
@@ -44,9 +59,11 @@ def make(
     foreign: Annotated[
         Path | None, typer.Option(help="Another set, whose classes are the foreign ones; default: SOURCE's own.")
     ] = None,
+    as_json: JsonOption = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make a clean labelled set into a crawl with wrong labels and foreign images, and keep the truth beside it."""
-    with words_for_errors():
+    with words_for_errors(), showing_progress(quiet) as progress:
         from cleanweb.bench.sources import read_source
         from cleanweb.bench.worlds import WORLDS, read, write
 
@@ -54,13 +71,15 @@ def make(
             hint = did_you_mean(world, WORLDS) or " See cleanweb bench worlds."
             raise UsageError(f"There is no world {world!r}.{hint}")
         strange = None if foreign is None else read_source(foreign, seed)
-        write(WORLDS[world], read_source(source, seed), seed, out, strange)
+        write(WORLDS[world], read_source(source, seed), seed, out, strange, progress)
         made = read(out)
-    n, ood = len(made.truth), int((made.truth["truth"] == "").sum())
-    typer.echo(
-        f"{plain(str(out))}: {plain(str(made))}. {n:,} images, {made.wrong:.1%} with a wrong label, "
-        f"{ood:,} of them of none of the {len(made.facts['classes'])} classes."
-    )
+    n, ood, classes = len(made.truth), int((made.truth["truth"] == "").sum()), len(made.facts["classes"])
+    if as_json:
+        echo_json({"out": str(out), "world": world, "source": made.source, "seed": seed, "images": n,
+                   "share_wrong": made.wrong, "of_no_class": ood, "classes": classes})  # fmt: skip
+    elif not quiet:
+        words = f"{n:,} images, {made.wrong:.1%} with a wrong label, {ood:,} of them of none of the {classes} classes."
+        typer.echo(plain(f"{out}: {made}. {words}"))
 
 
 @app.command(cls=Command)
@@ -83,13 +102,15 @@ def run(
     with_rivals: Annotated[
         bool, typer.Option("--rivals", help="Also what a user would pick instead, on the same frozen features.")
     ] = False,
+    as_json: JsonOption = False,
+    quiet: Quiet = False,
 ) -> None:
     """Fit on worlds and hold the verdicts against their truth. An interrupted run goes on, a finished one is not run
     again."""
     with words_for_errors():
         from dataclasses import replace
 
-        from cleanweb.bench import rivals, trial
+        from cleanweb.bench import record, rivals, trial
         from cleanweb.bench.worlds import read
 
         names = rivals.available() if with_rivals else []
@@ -100,38 +121,48 @@ def run(
                          workers=workers)  # fmt: skip
         for made in [read(folder) for folder in folders]:
             wanted = trial.prepare(made, replace(asked, seed=made.seed if seed is None else seed))
-            _complete(wanted, names, results)
+            for file, new in _complete(wanted, names, results, quiet).items():
+                result = record.read(file)
+                if as_json:
+                    echo_json({"file": str(file), "new": new} | result)
+                elif not quiet:
+                    typer.echo(plain(f"{_line(result)} {'→' if new else 'is already in'} {file}"))
 
 
-def _complete(wanted: "Trial", names: list[str], results: Path) -> None:
-    """Make what is not there of the trial's result and its rivals', and tell them all."""
+def _complete(wanted: "Trial", names: list[str], results: Path, quiet: bool) -> dict[Path, bool]:
+    """Make what is not there of the trial's result and its rivals'; gives all their files, and which are new."""
     from cleanweb.bench import record, rivals, trial
 
     tried = {"": wanted.told()} | {name: rivals.told(wanted, name) for name in names}
     files = {name: results / f"{record.name(wanted.made, settings)}.json" for name, settings in tried.items()}
     missing = [name for name, file in files.items() if not file.exists()]
-    with showing_progress(quiet=False) as progress:
+    with showing_progress(quiet) as progress:
         if "" in missing:
             record.write(trial.run(wanted, progress), files[""])
         for name, result in rivals.run(wanted, [name for name in missing if name], progress):
             record.write(result, files[name])
-    for name, file in files.items():
-        typer.echo(plain(f"{_line(record.read(file))} {'→' if name in missing else 'is already in'} {file}"))
+    return {file: name in missing for name, file in files.items()}
 
 
 @app.command(cls=Command)
 def tables(
     results: Annotated[Path | None, typer.Option(help="A folder of results; default: those of the package.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, as in the README.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Print results as tables: our own, and the paper's with our numbers beside."""
     with words_for_errors():
+        from dataclasses import asdict
+
         from cleanweb.bench import tables
         from cleanweb.bench.record import read_all
 
         if results and not results.is_dir():
             raise UsageError(f"There is no folder {results}: looked for results of cleanweb bench run there.")
         told = tables.tables(read_all(results or tables.RECORDED))
+        if as_json:
+            echo_json([asdict(table) for table in told])
+            return
         if markdown or not told:
             typer.echo(plain(tables.markdown(told)))
             return

@@ -13,6 +13,7 @@ share what they can: the classes and images of "noise5" are those of "noise50".
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +26,7 @@ from cleanweb import readers, spreadsheet, writers
 from cleanweb.bench import noise
 from cleanweb.bench.sources import Source, stream
 from cleanweb.errors import UsageError
-from cleanweb.records import Sample
+from cleanweb.records import Progress, Sample, silent
 
 TINY = 8  # images of a tiny class: fewer than are judged
 FOREIGN = -1  # the true class of an image of no class
@@ -215,13 +216,16 @@ def given_labels(world: World, drawn: Drawn, seed: int, pixels: Callable[[], np.
 # --- writing --------------------------------------------------------------------------------------------------------
 
 
-def write(world: World, source: Source, seed: int, out: Path, foreign: Source | None = None) -> None:
+def write(
+    world: World, source: Source, seed: int, out: Path, foreign: Source | None = None, progress: Progress = silent
+) -> None:
     """Draw a world and write it to `out`, whole or not at all. Raises UsageError where something stands there, and
     where a source does not hold what the world asks for; see `draw`."""
     drawn = draw(world, source, seed, foreign)
     with writers.draft(out, folder=True) as root:
-        files = _write_images(drawn.samples, [root / "crawl"] * len(drawn.samples))
-        _write_images(drawn.test, [root / "test" / drawn.classes[c] for c in drawn.test_labels])
+        files = _write_images(drawn.samples, [root / "crawl"] * len(drawn.samples), partial(progress, "crawl"))
+        test_folders = [root / "test" / drawn.classes[c] for c in drawn.test_labels]
+        _write_images(drawn.test, test_folders, partial(progress, "test"))
         given = given_labels(world, drawn, seed, lambda: np.stack([_pixels(file) for file in files]))
         names = np.array([*drawn.classes, ""], dtype=object)  # names[FOREIGN] is no class
         columns = {"path": [file.name for file in files], "label": names[given], "truth": names[drawn.truth]}
@@ -237,7 +241,7 @@ def write(world: World, source: Source, seed: int, out: Path, foreign: Source | 
         (root / "world.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write_images(samples: list[Sample], folders: list[Path]) -> list[Path]:
+def _write_images(samples: list[Sample], folders: list[Path], progress: Callable[[int, int], None]) -> list[Path]:
     """The images as they are, numbered, each into its folder. Their files, in the order of the samples."""
     files: dict[int, Path] = {}
     for folder in set(folders):
@@ -246,6 +250,7 @@ def _write_images(samples: list[Sample], folders: list[Path]) -> list[Path]:
         data = content if isinstance(content, bytes) else content.read_bytes()
         files[i] = folders[i] / f"{i:06d}{_suffix(data, samples[i])}"
         files[i].write_bytes(data)
+        progress(len(files), len(samples))
     return [files[i] for i in range(len(samples))]
 
 

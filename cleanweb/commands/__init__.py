@@ -1,6 +1,5 @@
 """The commands, a file each: parse, call, print. Here is what they share. `cli.py` lists them."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +7,7 @@ import typer
 
 from cleanweb import config
 from cleanweb.errors import RunError
-from cleanweb.terminal import log_to_stderr, one_line, words_for_errors
+from cleanweb.terminal import echo_json, log_to_stderr, one_line, words_for_errors
 
 if TYPE_CHECKING:
     from cleanweb.summary import Summary
@@ -57,7 +56,7 @@ Verbose = Annotated[
 def print_summary(digest: "Summary", as_json: bool, quiet: bool) -> None:
     """How a run has come out."""
     if as_json:
-        typer.echo(json.dumps(digest.to_json(), ensure_ascii=False))
+        echo_json(digest.to_json())
     elif not quiet:
         for line in digest.lines():
             typer.echo(one_line(line))

@@ -1,6 +1,5 @@
 """cleanweb audit: how far can I trust it?"""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ from cleanweb.commands import JsonOption, RunOption, Verbose
 from cleanweb.commands.browser import login, opener
 from cleanweb.errors import UsageError
 from cleanweb.settings import DEFAULT_RUN
-from cleanweb.terminal import plain, words_for_errors
+from cleanweb.terminal import echo_json, plain, words_for_errors
 
 if TYPE_CHECKING:
     from cleanweb.audit import Audit
@@ -68,24 +67,18 @@ def audit(
                 _hand_out(run, found, sheet, as_json)
                 return
             found = _asked(run, found, login() if who is None else who, port, no_browser)
-    typer.echo(json.dumps(found.to_json(), ensure_ascii=False) if as_json else plain("\n".join(found.lines())))
-
-
-def _last(run: Path) -> "Audit":
-    from cleanweb import audit
-
-    found = audit.latest(run)
-    if found is None:
-        raise UsageError(f"No audit of {run} has been drawn. Draw one with cleanweb audit.")
-    return found
+    if as_json:
+        echo_json(found.to_json())
+    else:
+        typer.echo(plain(str(found)))
 
 
 def _answered(run: Path, table: Path, who: str) -> "Audit":
-    from cleanweb.audit import answers, sheet
+    from cleanweb.audit import sheet
 
-    found = _last(run)
-    answers.answer(run, found.audit_id, sheet.read(run, found, table), who)
-    return _reported(run)
+    found = sheet.take(run, table, who)
+    _report(run)
+    return found
 
 
 def _asked(run: Path, found: "Audit", who: str, port: int, no_browser: bool) -> "Audit":
@@ -100,15 +93,21 @@ def _asked(run: Path, found: "Audit", who: str, port: int, no_browser: bool) -> 
     asking = page.Asking(run, found.audit_id, who)
     host(partial(page.application, asking), port, opener(no_browser, _WORDS))
     manifest.settle(run)
-    return _reported(run)
+    _report(run)
+    return _last(run)
 
 
-def _reported(run: Path) -> "Audit":
+def _last(run: Path) -> "Audit":
+    from cleanweb import audit
+
+    return audit.last(run)
+
+
+def _report(run: Path) -> None:
     from cleanweb import report
 
     for words in report.write_if_possible(run):
         typer.echo(plain(words), err=True)
-    return _last(run)
 
 
 def _hand_out(run: Path, found: "Audit", out: Path, as_json: bool) -> None:
@@ -116,7 +115,7 @@ def _hand_out(run: Path, found: "Audit", out: Path, as_json: bool) -> None:
 
     sheet.write(run, found, out)
     if as_json:
-        typer.echo(json.dumps({"audit_id": found.audit_id, "pictures": len(found.rows), "out": str(out)}))
+        echo_json({"audit_id": found.audit_id, "pictures": len(found.rows), "out": str(out)})
         return
     typer.echo(plain(f"{out}: {len(found.rows):,} pictures of audit {found.audit_id}."))
     words = "In its column label, put the class that each shows, nothing where it shows none of them, or leave the ?."

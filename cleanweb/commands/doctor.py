@@ -1,11 +1,9 @@
 """cleanweb doctor: what is wrong with this machine."""
 
-import json
-
 import typer
 
 from cleanweb.commands import JsonOption
-from cleanweb.terminal import plain, words_for_errors
+from cleanweb.terminal import echo_json, plain, words_for_errors
 
 
 def doctor(as_json: JsonOption = False) -> None:
@@ -17,7 +15,7 @@ def doctor(as_json: JsonOption = False) -> None:
 
         findings = examine()
     if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+        echo_json([asdict(finding) for finding in findings])
     else:
         for finding in findings:
             sign = {True: "ok  ", False: "FAIL", None: "note"}[finding.ok]

@@ -1,7 +1,5 @@
 """cleanweb export: hand over a part of the manifest."""
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +7,7 @@ import typer
 
 from cleanweb.commands import JsonOption, Quiet, RunOption, Verbose
 from cleanweb.settings import DEFAULT_RUN, FORMATS, LINKS, ONLY
-from cleanweb.terminal import choice, plain, showing_progress, words_for_errors
+from cleanweb.terminal import choice, echo_json, plain, showing_progress, table_stream, words_for_errors
 
 if TYPE_CHECKING:
     Only = str
@@ -74,10 +72,10 @@ def export(
         done = exporting.export(
             run, str(format), None if to_stdout else out, only=names, where=where, split=split, seed=seed,
             relabel=relabel, link=str(link), dry_run=dry_run, progress=progress,
-            stream=sys.stdout if to_stdout else None,
+            stream=table_stream() if to_stdout else None,
         )  # fmt: skip
     if as_json and not to_stdout:
-        typer.echo(json.dumps(done.to_json() | {"dry_run": dry_run}, ensure_ascii=False))
+        echo_json(done.to_json() | {"dry_run": dry_run})
     elif not quiet:
         for line in done.lines(", ".join(names), dry_run):
             typer.echo(plain(line), err=to_stdout)

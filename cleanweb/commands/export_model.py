@@ -1,6 +1,5 @@
 """cleanweb export-model: hand over the retrained classifier."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +7,7 @@ import typer
 
 from cleanweb.commands import JsonOption, Quiet, RunOption, Verbose
 from cleanweb.settings import DEFAULT_RUN, MODEL_FORMATS
-from cleanweb.terminal import choice, one_line, words_for_errors
+from cleanweb.terminal import choice, echo_json, one_line, words_for_errors
 
 if TYPE_CHECKING:
     Format = str
@@ -46,6 +45,6 @@ def export_model(
         target = out or exporting.new_name(run, ("classifier", str(format)), "")
         difference = modelexport.export(run, str(format), target)
     if as_json:
-        typer.echo(json.dumps({"out": str(target), "format": str(format), "largest_difference": difference}))
+        echo_json({"out": str(target), "format": str(format), "largest_difference": difference})
     elif not quiet:
         typer.echo(one_line(f"{target}: the classifier as {format}, largest difference {difference:.2g}."))

@@ -1,6 +1,5 @@
 """cleanweb predict: label new images."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ import typer
 from cleanweb.commands import JsonOption, Quiet, RunOption, Verbose
 from cleanweb.errors import CrawlError
 from cleanweb.settings import DEFAULT_RUN
-from cleanweb.terminal import one_line, showing_progress, words_for_errors
+from cleanweb.terminal import echo_json, one_line, showing_progress, words_for_errors
 
 
 def predict(
@@ -36,7 +35,7 @@ def predict(
         for answer in prediction.predict(images, run / "classifier", device, progress):
             labelled += answer.label is not None
             if as_json:
-                typer.echo(json.dumps(answer.to_json(), ensure_ascii=False))
+                echo_json(answer.to_json())
             elif answer.label is None:
                 typer.echo(one_line(f"{answer.path}: {answer.error}"), err=True)
             else:

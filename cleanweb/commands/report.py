@@ -1,14 +1,13 @@
 """cleanweb report: one HTML file to look at."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cleanweb.commands import JsonOption, RunOption
+from cleanweb.commands import JsonOption, Quiet, RunOption
 from cleanweb.settings import DEFAULT_RUN
-from cleanweb.terminal import plain, words_for_errors
+from cleanweb.terminal import echo_json, plain, showing_progress, words_for_errors
 
 
 def report(
@@ -16,6 +15,7 @@ def report(
         help="Where to; never overwritten. Default: report.html in the run folder, which is replaced.")] = None,
     run: RunOption = Path(DEFAULT_RUN),
     as_json: JsonOption = False,
+    quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Write the report: one HTML file with charts and pictures.
 
@@ -26,9 +26,11 @@ def report(
       cleanweb report
       cleanweb report --run other-run --out other.html
     """
-    with words_for_errors():
+    with words_for_errors(), showing_progress(quiet) as progress:
         from cleanweb import report
 
-        written = report.write(run, out)
-    facts = {"report": str(written), "bytes": written.stat().st_size}
-    typer.echo(json.dumps(facts) if as_json else plain(str(written)))
+        written = report.write(run, out, progress)
+    if as_json:
+        echo_json({"report": str(written), "bytes": written.stat().st_size})
+    elif not quiet:
+        typer.echo(plain(str(written)))

@@ -7,7 +7,7 @@ import typer
 
 from cleanweb.commands import JsonOption, Quiet, RunOption, Verbose, print_summary
 from cleanweb.settings import DEFAULT_RUN
-from cleanweb.terminal import words_for_errors
+from cleanweb.terminal import showing_progress, words_for_errors
 
 
 def retag(
@@ -36,9 +36,9 @@ def retag(
       cleanweb retag --keep 0.8                keep the surest 80 %
       cleanweb retag --trusted verified.csv    heed what a person has verified
     """
-    with words_for_errors():
+    with words_for_errors(), showing_progress(quiet) as progress:
         from cleanweb import retagging, summary
 
-        done = retagging.retag(run, retagging.target(min_precision, keep), trusted)
-        digest = summary.summarise(done.folder, done.tables, done.notes)
+        done = retagging.retag(run, retagging.target(min_precision, keep), trusted, progress)
+        digest = summary.summarise(done.folder, done.tables, done.notes, done.retag_s)
     print_summary(digest, as_json, quiet)

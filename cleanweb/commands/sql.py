@@ -1,7 +1,6 @@
 """cleanweb sql: ask the manifest."""
 
-import json
-import sys
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,7 @@ import typer
 
 from cleanweb.commands import JsonOption, RunOption
 from cleanweb.settings import DEFAULT_RUN
-from cleanweb.terminal import choice, print_table, words_for_errors
+from cleanweb.terminal import choice, echo_json, print_table, table_stream, words_for_errors
 
 if TYPE_CHECKING:
     SqlFormat = str
@@ -47,14 +46,15 @@ def sql(
 def _print_csv(columns: list[str], rows: Iterator[tuple[Any, ...]]) -> None:
     import csv
 
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer = csv.writer(table_stream(), lineterminator="\n")
     writer.writerow(columns)
     writer.writerows([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows)
 
 
 def _print_json(columns: list[str], rows: Iterator[tuple[Any, ...]]) -> None:
-    for row in rows:
-        typer.echo(json.dumps(dict(zip(columns, row, strict=True)), default=str, ensure_ascii=False))
+    for row in rows:  # JSON has no infinities, and nothing that is no number
+        told = [None if isinstance(value, float) and not math.isfinite(value) else value for value in row]
+        echo_json(dict(zip(columns, told, strict=True)))
 
 
 _PRINTERS = {"table": print_table, "csv": _print_csv, "json": _print_json}

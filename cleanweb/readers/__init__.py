@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -203,14 +204,31 @@ _WORDS_IN = {
 }  # fmt: skip
 
 
+class ColumnError(UsageError):
+    """Which column holds the paths, or the labels, is not clear."""
+
+    def __init__(self, problem: str, what: str):
+        super().__init__(f"{problem} Name the right one with --{what}-column.")
+        self.without_option = f"{problem} Call the right one {what!r}."
+
+
+@contextmanager
+def no_column_options() -> Iterator[None]:
+    """For a table whose columns no option names: what is said of them advises none."""
+    try:
+        yield
+    except ColumnError as error:
+        raise UsageError(error.without_option) from None
+
+
 def choose(columns: list[str], what: str, given: str | None, table: Path) -> str:
-    """The column of the "path" or the "label": the one given, else guessed by name. Raises UsageError otherwise."""
-    ending = f"The columns are: {', '.join(map(repr, columns))}. Name the right one with --{what}-column."
+    """The column of the "path" or the "label": the one given, else guessed by name. Raises ColumnError otherwise."""
+    ending = f"The columns are: {', '.join(map(repr, columns))}."
     if given is not None:
         named = [name for name in columns if name == given] or [c for c in columns if c.lower() == given.lower()]
         if len(named) == 1:
             return named[0]
-        raise UsageError(f"{table} has {'several columns' if named else 'no column'} {given!r}. {ending}")
+        raise ColumnError(f"{table} has {'several columns' if named else 'no column'} {given!r}. {ending}", what)
     wanted, unwanted = _WORDS_IN[what]
     words = {name: set(name.split("_")) for name in map(_snake, columns)}
     loose = {name for name in words if words[name] & wanted and not words[name] & unwanted}
@@ -219,8 +237,9 @@ def choose(columns: list[str], what: str, given: str | None, table: Path) -> str
         if len(found) == 1:
             return found[0]
         if found:
-            raise UsageError(f"{table} has several columns that could be the {what}: {', '.join(found)}. {ending}")
-    raise UsageError(f"{table} has no column that is called like a {what}. {ending}")
+            found_names = ", ".join(found)
+            raise ColumnError(f"{table} has several columns that could be the {what}: {found_names}. {ending}", what)
+    raise ColumnError(f"{table} has no column that is called like a {what}. {ending}", what)
 
 
 def _snake(name: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import duckdb
 
-from cleanweb import texttable
+from cleanweb import readers, texttable
 from cleanweb.errors import CrawlError, UsageError
 from cleanweb.readers import SAME_LABEL_AGAIN, SIDECARS, Crawl, border, choose, outside, printable, walk, within
 from cleanweb.records import Sample, Status
@@ -95,7 +95,8 @@ def read(
 def listed(table: Path, root: Path) -> list[Sample]:
     """The rows of a table, its paths relative to `root` where the files lie there; no file is looked into."""
     finder, namings = _Finder(root, table.parent), _Namings()
-    return [_listed(row, finder, namings) for row in _rows(table, None, None, False)]
+    with readers.no_column_options():
+        return [_listed(row, finder, namings) for row in _rows(table, None, None, False)]
 
 
 # --- rows → samples -------------------------------------------------------------------------------------------------
