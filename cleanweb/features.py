@@ -21,6 +21,7 @@ from cleanweb.views import Pixels
 
 log = logging.getLogger(__name__)
 
+_ROWS = 4096  # images whose features are looked at together
 _SHARD_S = 5.0  # what a kill costs at most, and a batch
 N_VIEWS = 2  # the whole image and its mirror image: crops of it tell less (bench/EXPERIMENTS.md)
 
@@ -56,7 +57,22 @@ def extract(
             progress("features", store.done, n)
     finally:
         store.flush()
-    return open_memmap(file, mode="r")
+    return open_memmap(file, mode="c")  # torch takes no array that cannot be written; what is written stays in memory
+
+
+class MeanView:
+    """The mean over the views of stored features (v, n, d), float32, of the rows that are asked for: n·d numbers are
+    not for the memory."""
+
+    def __init__(self, features: np.ndarray):
+        self.features = features
+
+    def __len__(self) -> int:
+        return self.features.shape[1]
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """rows (m,) numbers → (m, d)."""
+        return np.asarray(self.features[:, rows], np.float32).mean(0)
 
 
 class _Store:
@@ -93,14 +109,31 @@ class _Store:
         self.flushed, self.flushed_at = self.done, time.monotonic()
 
 
+def moments(features: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the stored features (v, n, d) of these images (m,), over images and views: (d,)
+    float32 each. Memory: some rows."""
+    shift = features[:, known[:1]].astype(np.float64).mean((0, 1))  # near the mean, lest squares cancel
+    total, squares = np.zeros_like(shift), np.zeros_like(shift)
+    for some in np.array_split(known, 1 + len(known) // _ROWS):
+        rows = features[:, some].astype(np.float64) - shift
+        total += rows.sum((0, 1))
+        squares += (rows**2).sum((0, 1))
+    n = len(features) * len(known)
+    mean = total / n
+    return (mean + shift).astype(np.float32), np.sqrt(np.maximum(squares / n - mean**2, 0)).astype(np.float32)
+
+
 class FeatureBatches:
-    """Batches of frozen features, each view drawn at random from the stored ones; call it with the epoch."""
+    """Batches of the frozen features of some images, each view drawn at random from the stored ones; call it with the
+    epoch."""
 
     def __init__(
-        self, features: np.ndarray, labels: np.ndarray, n_views: int, batch_size: int, seed: int, device: torch.device
-    ):
-        """features (v, n, d) float16, labels (n,) int64."""
-        self.features = torch.from_numpy(np.asarray(features)).to(device)
+        self, features: np.ndarray, labels: np.ndarray, n_views: int, batch_size: int, seed: int, device: torch.device,
+        known: np.ndarray | None = None,
+    ):  # fmt: skip
+        """features (v, n, d) float16; labels (m,) int64, of the images at the places known (m,); None: of all."""
+        self.features = torch.from_numpy(np.asarray(features)).to(device)  # on a CPU the memory map itself
+        self.known = torch.as_tensor(np.arange(len(labels)) if known is None else known).to(device)
         self.labels = torch.as_tensor(labels).to(device)
         self.n_views, self.batch_size, self.seed = n_views, batch_size, seed
 
@@ -110,12 +143,13 @@ class FeatureBatches:
 
     def _draw(self, indices: Tensor, generator: torch.Generator | None) -> Batch:
         """As few views as are stored differ; where a method asks for more, they come again."""
-        n_stored, device = len(self.features), self.labels.device
+        n_stored, device = len(self.features), self.known.device
         if generator is None:
             picks = torch.zeros(len(indices), 1, dtype=torch.int64)
         else:
             picks = torch.rand(len(indices), n_stored, generator=generator).argsort(1)
             picks = picks[:, torch.arange(self.n_views) % n_stored]
         picks, indices = picks.to(device), indices.to(device)
-        views = tuple(self.features[pick, indices].float() for pick in picks.T)
+        places = self.known[indices]
+        views = tuple(self.features[pick, places].float() for pick in picks.T)
         return Batch(indices, self.labels[indices], views)

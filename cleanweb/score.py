@@ -4,6 +4,7 @@ Takes a prediction function and views; gives Scores. Never decides. Memory n·(c
 """
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,24 +12,33 @@ from torch import Tensor
 
 from cleanweb.divergence import js_divergence
 from cleanweb.machine import in_parts
-from cleanweb.neighbours import nearest
+from cleanweb.neighbours import EXACT, near, nearest, shortened
 from cleanweb.records import UNVERIFIED, Scores
 
 N_NEIGHBOURS = 30
 
 
+class Features(Protocol):
+    """Features (n, d) in memory, or read when they are asked for."""
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray: ...
+
+
 def believe(
-    predict: Callable[[Tensor], tuple[Tensor, Tensor]], batches: Iterable[tuple[Tensor, ...]]
+    predict: Callable[[Tensor], tuple[Tensor, Tensor]],
+    batches: Iterable[tuple[Tensor, ...]],
+    with_features: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predict every view of every batch: probabilities (v, n, c) and features (n, d), the mean over views; float32.
 
-    `batches` gives, in order, tuples of v views, each (b, …).
+    `batches` gives, in order, tuples of v views, each (b, …). Without features these are (n, 0).
     """
     probs, features = [], []
     for views in batches:
         predictions = [in_parts(predict, view) for view in views]
         probs.append(torch.stack([p for p, _ in predictions]).float().cpu())
-        features.append(torch.stack([f for _, f in predictions]).float().mean(0).cpu())
+        whole = torch.stack([f[:, : None if with_features else 0] for _, f in predictions])
+        features.append(whole.float().mean(0).cpu())
     return torch.cat(probs, 1).numpy(), torch.cat(features).numpy()
 
 
@@ -43,11 +53,11 @@ def view_disagreement(probs: np.ndarray) -> np.ndarray:
 
 
 def score(
-    probs: np.ndarray, features: np.ndarray, space: np.ndarray, labels: np.ndarray, device: torch.device
+    probs: np.ndarray, features: Features, space: np.ndarray, labels: np.ndarray, device: torch.device
 ) -> Scores:
     """Gather what is believed of n samples. probs (v, n, c), features (n, d), labels (n,) with −1 where none is given.
 
-    Neighbours are looked for among samples of the same feature space (n,) alone.
+    Neighbours are looked for among samples of the same feature space (n,) alone; in a large one most of them are found.
 
     js_clean is Eq. 3 against the label as it stands, not smoothed: smoothed, it is not monotone in p(label).
     """
@@ -66,13 +76,19 @@ def score(
     )
 
 
-def _neighbours(features: np.ndarray, space: np.ndarray, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+def _neighbours(features: Features, space: np.ndarray, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """The nearest samples of each sample in its own space: indices (n, k) and similarities (n, k)."""
     k = max(0, min(N_NEIGHBOURS, int(np.bincount(space).min()) - 1))
     indices, similarity = np.empty((len(space), k), np.int32), np.empty((len(space), k), np.float32)
     for number in np.unique(space):
         members = np.flatnonzero(space == number)
-        centred = features[members] - features[members].mean(0)  # after a ReLU all are alike without
-        found, similarity[members] = nearest(torch.as_tensor(centred).to(device), k)
+        found, similarity[members] = _in_space(features, members, k, device)
         indices[members] = members[found]
     return indices, similarity
+
+
+def _in_space(features: Features, members: np.ndarray, k: int, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    if len(members) <= EXACT:
+        own = features[members]
+        return nearest(torch.as_tensor(own - own.mean(0)).to(device), k)  # after a ReLU all are alike if not centred
+    return near(shortened(lambda some: features[members[some]], len(members), 0), k, 0, device)

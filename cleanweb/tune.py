@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from cleanweb import checkpoint, machine, methods, pretrain
-from cleanweb.features import FeatureBatches, extract
+from cleanweb.features import FeatureBatches, MeanView, extract, moments
 from cleanweb.network import Backbone, FeatureHead, Network, TimmModel
 from cleanweb.records import Progress
-from cleanweb.score import believe
+from cleanweb.score import Features, believe
 from cleanweb.settings import Recipe
 from cleanweb.train import EpochRecord, train
 from cleanweb.views import ImageBatches, Pixels, loaded_side, strong, weak
@@ -55,7 +55,7 @@ class Learned:
     """What the trained networks believe of all n images."""
 
     probs: np.ndarray  # (v, n, c)
-    features: np.ndarray  # (n, d)
+    features: Features  # (n, d)
     space: np.ndarray  # (n,) int64: which network's features these are; only those of one space can be compared
     epochs: list[EpochRecord]  # of the last fold
 
@@ -154,9 +154,8 @@ class Head:
             torch.manual_seed(part.seed)  # a second head's start
             return self._train(part, cls, known, task.labels[known], recipe, epochs, _name(k, recipe))
 
-        learned, _ = _cross_fit(task, recipe, fit, self._views)
-        features = np.asarray(self.features, np.float32).mean(0)
-        return Learned(learned.probs, features, np.zeros(len(features), np.int64), learned.epochs)
+        learned, _ = _cross_fit(task, recipe, fit, self._views, with_features=False)
+        return replace(learned, features=MeanView(self.features), space=np.zeros(len(task.labels), np.int64))
 
     def retrain(self, final: np.ndarray, recipe: Recipe, epochs: int) -> tuple[TimmModel, list[EpochRecord]]:
         """A head fitted on final labels (n,), −1 where there is none, folded into the backbone: the classifier."""
@@ -171,12 +170,12 @@ class Head:
         self, task: Task, cls: methods.MethodClass, known: np.ndarray, labels: np.ndarray, recipe: Recipe, epochs: int,
         name: str,
     ) -> tuple[methods.Method, list[EpochRecord]]:  # fmt: skip
-        features = self.features[:, known]
-        flat = features.reshape(-1, features.shape[2]).astype(np.float32)
-        mean, std = torch.as_tensor(flat.mean(0)), torch.as_tensor(flat.std(0))
+        mean, std = map(torch.as_tensor, moments(self.features, known))
         head = FeatureHead(mean, std.clamp_min(float(std.mean()) * 0.05 + 1e-6), task.n_classes)
         learner = cls(head, len(known), task.n_classes, recipe, epochs).to(task.device)
-        batches = FeatureBatches(features, labels, len(cls.views), recipe.batch_size, task.seed, task.device)
+        batches = FeatureBatches(
+            self.features, labels, len(cls.views), recipe.batch_size, task.seed, task.device, known
+        )
         file = task.folder / f"{name}.pt"
         with machine.one_thread(task.device):
             return learner, train(learner, batches, recipe, epochs, file, task.progress, task.watch)
@@ -190,20 +189,24 @@ Fit = Callable[[Task, int, np.ndarray], tuple[methods.Method, list[EpochRecord]]
 Views = Callable[[np.ndarray], Iterator[tuple[Tensor, ...]]]
 
 
-def _cross_fit(task: Task, recipe: Recipe, fit: Fit, views: Views) -> tuple[Learned, methods.Method]:
+def _cross_fit(
+    task: Task, recipe: Recipe, fit: Fit, views: Views, with_features: bool = True
+) -> tuple[Learned, methods.Method]:
     """Fit on the labels of all folds but one, believe of that one; with one fold, fit on and believe of everything. In
     several rounds, with folds and networks of their own, whose probabilities are averaged.
 
     Gives what is believed, with the first round's features, and the last learner.
     """
-    rounds = [_round(task, recipe, r, fit, views) for r in range(recipe.rounds)]
+    rounds = [_round(task, recipe, r, fit, views, with_features) for r in range(recipe.rounds)]
     learned, learner = rounds[0][0], rounds[-1][1]
     assert learner is not None, "the last round's is there"
-    probs = np.mean([of_round.probs for of_round, _ in rounds], axis=0)
+    probs = learned.probs if len(rounds) == 1 else np.mean([of_round.probs for of_round, _ in rounds], axis=0)
     return replace(learned, probs=probs, epochs=rounds[-1][0].epochs), learner
 
 
-def _round(task: Task, recipe: Recipe, r: int, fit: Fit, views: Views) -> tuple[Learned, methods.Method | None]:
+def _round(
+    task: Task, recipe: Recipe, r: int, fit: Fit, views: Views, with_features: bool
+) -> tuple[Learned, methods.Method | None]:
     """One round; with its learner, where it is the last one. An image without a label is in a fold too, and teaches
     nothing."""
     n_folds, n_parts = recipe.folds, recipe.folds * recipe.rounds
@@ -222,14 +225,16 @@ def _round(task: Task, recipe: Recipe, r: int, fit: Fit, views: Views) -> tuple[
         if part is None:
             assert learner is not None, "it has just been fitted"
             held_out = np.flatnonzero(mine)
-            probs, features = believe(learner.predict, views(held_out))
+            probs, features = believe(learner.predict, views(held_out), with_features)
             part = {"held_out": held_out, "probs": probs, "features": features}
             checkpoint.write_arrays(file, part)
         parts.append(part)
         task.progress("score", k + 1, n_parts)
-    order = np.argsort(np.concatenate([part["held_out"] for part in parts]))
-    probs = np.concatenate([part["probs"] for part in parts], axis=1)[:, order]
-    features = np.concatenate([part["features"] for part in parts])[order]
+    n_views, _, c = parts[0]["probs"].shape
+    probs = np.empty((n_views, len(fold), c), np.float32)
+    features = np.empty((len(fold), parts[0]["features"].shape[1]), np.float32)
+    for part in parts:
+        probs[:, part["held_out"]], features[part["held_out"]] = part["probs"], part["features"]
     return Learned(probs, features, fold, records), learner
 
 

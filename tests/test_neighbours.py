@@ -81,3 +81,53 @@ def test_half_precision_features_are_compared_in_full():
     x = points(5, 30, 16).half()
     indices, _ = nearest(x, 5)
     assert (indices == nearest(x.float(), 5)[0]).all()
+
+
+# --- in a forest ----------------------------------------------------------------------------------------------------
+
+
+def clouds(n: int, d: int = 12, centres: int = 40) -> np.ndarray:
+    """Points of length 1 around some centres, as features of some classes are."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(centres, d))[rng.integers(0, centres, n)] + 0.6 * rng.normal(size=(n, d))
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_leaves_hold_every_point_once_and_no_more_than_they_may(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(neighbours, "LEAF", 64)
+    unit = clouds(1000)
+    found = list(neighbours.leaves(unit, np.random.default_rng(1)))
+    assert sorted(np.concatenate(found)) == list(range(1000))
+    assert all(32 <= len(leaf) <= 64 for leaf in found)
+    same = list(neighbours.leaves(np.ones((1000, 3), np.float32), np.random.default_rng(1)))  # nothing to tell apart
+    assert max(map(len, same)) <= 64
+
+
+def test_a_forest_finds_most_of_the_nearest_and_none_much_farther(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(neighbours, "LEAF", 256)
+    unit = clouds(3000)
+    indices, similarity = neighbours.near(unit, 10, 0, torch.device("cpu"))
+    expected, best = brute_force(unit.astype(float), 10)
+    assert np.mean([len(set(a) & set(b)) for a, b in zip(indices, expected, strict=True)]) > 8
+    assert (best - similarity).mean() < 0.01
+    assert (np.diff(similarity, axis=1) <= 1e-6).all()
+    for i, row in enumerate(indices):
+        assert len({*row}) == 10
+        assert i not in row
+    np.testing.assert_allclose(similarity, (unit[:, None] * unit[indices]).sum(2), atol=1e-5)
+
+
+def test_one_leaf_is_exact():
+    unit = clouds(300)
+    indices, _ = neighbours.near(unit, 10, 0, torch.device("cpu"))
+    assert (indices == nearest(torch.from_numpy(unit), 10)[0]).mean() > 0.99
+
+
+def test_shortened_features_keep_who_is_near(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(neighbours, "SHORT", 6)
+    rng = np.random.default_rng(0)
+    x = (clouds(500, d=6) @ rng.normal(size=(6, 40)) + 5).astype(np.float32)  # six directions, far from zero
+    short = neighbours.shortened(lambda rows: x[rows], 500, 0)
+    assert short.shape == (500, 6)
+    centred = torch.from_numpy(x - x.mean(0))
+    assert (nearest(torch.from_numpy(short), 5)[0] == nearest(centred, 5)[0]).mean() > 0.95

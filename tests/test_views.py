@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cleanweb.features import FeatureBatches
+from cleanweb.features import FeatureBatches, MeanView, moments
 from cleanweb.views import VIEWS, ImageBatches, Pixels, loaded_side, strong, weak
 
 SIZES = [32, 64, 224]
@@ -219,3 +219,30 @@ def test_the_pixels_are_loaded_at_the_side_that_is_cropped_from():
     (batch,) = ImageBatches(load, np.zeros(4, np.int64), pixels, ("weak",), 8, 0, torch.device("cpu"))(1)
     assert asked == [128]
     assert batch.views[0].shape == (4, 3, 112, 112)
+
+
+# --- stored features, of which some are learned ---------------------------------------------------------------------
+
+
+def test_batches_of_some_images_are_those_of_their_features_alone():
+    rng = np.random.default_rng(0)
+    features, known = rng.normal(size=(2, 50, 3)).astype(np.float16), np.array([3, 8, 9, 20, 41, 42])
+    labels, where = np.arange(6), torch.device("cpu")
+    some = FeatureBatches(features, labels, 2, 4, 0, where, known)
+    alone = FeatureBatches(features[:, known], labels, 2, 4, 0, where)
+    for one, other in zip(some(1), alone(1), strict=True):
+        assert torch.equal(one.indices, other.indices)
+        assert all(torch.equal(a, b) for a, b in zip(one.views, other.views, strict=True))
+
+
+def test_moments_are_those_of_all_views_far_from_zero_too(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("cleanweb.features._ROWS", 7)
+    stored = (100 + np.random.default_rng(0).normal(size=(2, 60, 5))).astype(np.float16)
+    known = np.arange(0, 60, 2)
+    flat = stored[:, known].reshape(-1, 5).astype(np.float64)
+    mean, std = moments(stored, known)
+    np.testing.assert_allclose(mean, flat.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(std, flat.std(0), rtol=1e-5)
+    rows = MeanView(stored)
+    assert len(rows) == 60
+    np.testing.assert_allclose(rows[known], stored[:, known].astype(np.float32).mean(0))
