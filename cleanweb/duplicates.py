@@ -19,7 +19,7 @@ Members = dict[int, list[int]]  # sample index → those of others
 Pairs = tuple[np.ndarray, np.ndarray]  # (m,), (m,)
 SamePicture = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (m,), (m,) sample indices → (m,) bool
 
-PAIRS = 1 << 14  # pairs looked at together: 2 × 16,384 thumbnails of 3 KB
+PAIRS = 1 << 11  # pairs looked at together: 2 × 2,048 thumbnails of 12 KB, and a handful of copies
 CROWD = 64  # pictures with one and the same hash of which each is compared with so many at most
 
 

@@ -1,4 +1,4 @@
-"""Nearest neighbours by cosine similarity: exact in blocks for a set that is not large, else in a forest; no n×n matrix.
+"""Nearest neighbours by cosine similarity: exact, in blocks; of a large set in a forest. No n×n matrix.
 
 A tree halves the set again and again, at the median along the direction from one random point to another, until a leaf
 holds at most LEAF points, among which the search is exact. What lies near is in one leaf in most of several trees. Time

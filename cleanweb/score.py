@@ -52,9 +52,7 @@ def view_disagreement(probs: np.ndarray) -> np.ndarray:
     return (1 - agreeing).astype(np.float32)
 
 
-def score(
-    probs: np.ndarray, features: Features, space: np.ndarray, labels: np.ndarray, device: torch.device
-) -> Scores:
+def score(probs: np.ndarray, features: Features, space: np.ndarray, labels: np.ndarray, device: torch.device) -> Scores:
     """Gather what is believed of n samples. probs (v, n, c), features (n, d), labels (n,) with −1 where none is given.
 
     Neighbours are looked for among samples of the same feature space (n,) alone; in a large one most of them are found.

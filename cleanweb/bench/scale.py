@@ -1,7 +1,7 @@
 """What a run costs as the crawl grows: seconds and memory of every stage, over all processes, and the rows written.
 
-The product itself is run, in a process of its own, on a crawl that `crowd.py` makes; a watcher in that process reads the
-operating system's books (Linux). Memory over all processes is the proportional set size: pages that several share count
+The product itself is run, in a process of its own, on a crawl that `crowd.py` makes; a watcher in that process reads
+the operating system's books (Linux). Memory over all processes is the proportional set size: pages that several share count
 once, and pages of files that are mapped count while they are held. What grows with the crawl for good is the main
 process's anonymous memory, which is told apart.
 """
@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from cleanweb import atomic, manifest, pipeline, readers, retagging, score, tune
+from cleanweb import atomic, carried, manifest, pipeline, readers, retagging, score, tune
 from cleanweb.bench.record import Result, commit, hardware, versions
 from cleanweb.errors import MachineError
 from cleanweb.network import Backbone, save_classifier
@@ -37,7 +37,7 @@ STAGES: dict[str, tuple[Any, str]] = {
     "features": (tune, "extract"),
     "learn": (tune.Head, "learn"),
     "score": (score, "score"),
-    "decide": (pipeline.carried, "judged"),
+    "decide": (carried, "judged"),
     "classifier": (tune.Head, "retrain"),
     "write": (manifest, "write"),
     "report": (pipeline, "write_if_possible"),
@@ -149,8 +149,8 @@ def _kilobytes(file: str, name: str) -> int:
 
 
 def measure(crawl: Path, work: Path, epochs: int, batch_size: int, backbone: str | None, workers: int | None) -> Result:
-    """Run `fit` and `retag` on a crawl, in a process of its own: their stages' seconds and memory. work: a folder for the
-    run, made. Raises MachineError where the system keeps no such books, or the process ends before its time."""
+    """Run `fit` and `retag` on a crawl, in a process of its own: their stages' seconds and memory. work: a folder for
+    the run, made. Raises MachineError where the system keeps no such books, or the process ends before its time."""
     if not Path("/proc/self/smaps_rollup").exists():
         raise MachineError("Memory is measured from Linux's /proc, which is not there.")
     work.mkdir(parents=True, exist_ok=True)
@@ -210,7 +210,7 @@ def growth(results: list[Result]) -> dict[str, list[float | None]]:
     """The exponent of every stage's seconds from each size to the next: ln(t₂/t₁) / ln(n₂/n₁)."""
     ordered = sorted(results, key=lambda result: result["images"])
     names = list(dict.fromkeys(name for result in ordered for name in result["stages"]))
-    return {name: [_exponent(name, a, b) for a, b in zip(ordered, ordered[1:], strict=False)] for name in names}
+    return {name: [_exponent(name, a, b) for a, b in pairwise(ordered)] for name in names}
 
 
 def _exponent(stage: str, a: Result, b: Result) -> float | None:
