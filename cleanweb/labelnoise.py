@@ -4,40 +4,75 @@ q (n, c) says how likely each class is to be *given* to each image. Of that, the
 being right. Temperatures are chosen on the given labels, the only thing known for sure; truth is never asked for.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 TEMPERATURES = np.exp(np.linspace(-1.2, 2.8, 41))  # with four labels in five wrong a network is far too sure
+_BLOCK = 2**22  # probabilities worked on at once: all of them many times over would not fit, with thousands of classes
+_ENOUGH = 2**23  # probabilities that a temperature is chosen on
+
+
+def blocks(n: int, c: int) -> Iterator[slice]:
+    """The rows of n × c probabilities, some at a time."""
+    step = max(1, _BLOCK // c)
+    return (slice(first, first + step) for first in range(0, n, step))
+
+
+def enough(n: int, c: int) -> np.ndarray:
+    """Rows to choose a temperature on: all, or evenly spread ones where there are very many probabilities: (m,)."""
+    return np.arange(0, n, max(1, -(-n * c // _ENOUGH)))
 
 
 def warmed(probs: np.ndarray, temperature: float) -> np.ndarray:
     """Probabilities with their logarithms divided by a temperature: (n, c), rows sum to 1."""
-    logs = np.log(np.maximum(probs, 1e-9)) / temperature
-    heated = np.exp(logs - logs.max(1, keepdims=True))
-    return heated / heated.sum(1, keepdims=True)
+    found = np.empty_like(probs)
+    for rows in blocks(*probs.shape):
+        logs = np.log(np.maximum(probs[rows], 1e-9), dtype=float) / temperature
+        heated = np.exp(logs - logs.max(1, keepdims=True))
+        found[rows] = heated / heated.sum(1, keepdims=True)
+    return found
 
 
-def surprise(q: np.ndarray, labels: np.ndarray) -> float:
-    """Mean −ln of what q (n, c) gives the labels (n,): least where q is calibrated."""
-    return float(-np.log(np.maximum(q[np.arange(len(labels)), labels], 1e-12)).mean())
+def warmed_given(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """What the probabilities give the labels (n,) at each of the `TEMPERATURES`: (t, n)."""
+    found = np.empty((len(TEMPERATURES), len(labels)))
+    for rows in blocks(*probs.shape):
+        logs = np.log(np.maximum(probs[rows], 1e-9), dtype=float)
+        logs -= logs.max(1, keepdims=True)
+        own = logs[np.arange(len(logs)), labels[rows]]
+        for k, temperature in enumerate(TEMPERATURES):
+            found[k, rows] = np.exp(own / temperature) / np.exp(logs / temperature).sum(1)
+    return found
+
+
+def surprise(given: np.ndarray) -> float:
+    """Mean −ln of what the labels were given (n,): least where it is calibrated."""
+    return float(-np.log(np.maximum(given, 1e-12)).mean())
 
 
 def calibrated(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The probabilities at the temperature under which the given labels are most likely: (n, c)."""
-    return min((warmed(probs, t) for t in TEMPERATURES), key=lambda q: surprise(q, labels))
+    rows = enough(*probs.shape)
+    surprises = [surprise(given) for given in warmed_given(probs[rows], labels[rows])]
+    return warmed(probs, TEMPERATURES[int(np.argmin(surprises))])
 
 
 def label_trust(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """P(the given label is right), taking every image to show one of the classes: (n,) in [0, 1]."""
     q = calibrated(probs, labels)
-    own, typical = own_floor(q), typical_floor(q)
-    share = class_share(q, np.maximum(own, typical))
-    return label_right(q, np.maximum(own * (1 - share), typical), labels)
+    typical, trust = typical_floors(q), np.empty(len(q))
+    for rows in blocks(*q.shape):
+        believed, at = q[rows].astype(float), (np.arange(len(q[rows])), labels[rows])
+        own, usual = own_floor(believed), typical[believed.argmax(1)]
+        share = class_share(believed, np.maximum(own, usual))
+        trust[rows] = label_right(believed[at], np.maximum(own[:, 0] * (1 - share[at]), usual[at]))
+    return trust
 
 
-def label_right(q: np.ndarray, floor: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """P(the given label is right) = 1 − floor / q(label): (n,) in [0, 1]. q, floor (n, c), labels (n,)."""
-    rows = np.arange(len(labels))
-    return np.clip(1 - floor[rows, labels] / np.maximum(q[rows, labels], 1e-12), 0, 1)
+def label_right(given: np.ndarray, floor: np.ndarray) -> np.ndarray:
+    """P(the given label is right) = 1 − floor / q(label), of what is believed of it and its floor (n,): in [0, 1]."""
+    return np.clip(1 - floor / np.maximum(given, 1e-12), 0, 1)
 
 
 def class_share(q: np.ndarray, floor: np.ndarray) -> np.ndarray:
@@ -50,17 +85,18 @@ def own_floor(q: np.ndarray) -> np.ndarray:
     """How likely a class is to be given to each image without being right, were all classes alike in that: what the
     middle class gets, or the average one besides the first, whichever is less: (n, 1). A class or two that the image
     might show do not raise the middle one."""
-    rest = (1 - q.max(1, keepdims=True)) / (q.shape[1] - 1)
+    rest = (q.sum(1, keepdims=True) - q.max(1, keepdims=True)) / (q.shape[1] - 1)  # 1 − max is rounded
     return np.minimum(np.median(q, 1, keepdims=True), rest)
 
 
-def typical_floor(q: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
+def typical_floors(q: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
     """The same, for labels flipped from one class to another: what images predicted as j typically leave to k, whatever
-    they look like: (n, c), 0 for the predicted class itself."""
-    predicted = q.argmax(1)
-    given = np.ones(len(q), bool) if given is None else given  # (n,): whose word counts
-    typical = np.zeros((q.shape[1], q.shape[1]))
-    for j in np.unique(predicted[given]):
-        typical[j] = np.median(q[given & (predicted == j)], axis=0)
+    they look like: (c, c), 0 for the predicted class itself. given (n,): whose word counts."""
+    predicted = np.where(True if given is None else given, q.argmax(1), -1)
+    typical = np.zeros((q.shape[1], q.shape[1]), q.dtype)
+    for j in np.unique(predicted[predicted >= 0]):
+        of_class = np.flatnonzero(predicted == j)
+        for columns in blocks(q.shape[1], len(of_class)):
+            typical[j, columns] = np.median(q[of_class, columns], axis=0)
     np.fill_diagonal(typical, 0)
-    return typical[predicted]
+    return typical

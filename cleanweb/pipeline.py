@@ -104,7 +104,9 @@ def _learn(settings: Settings, crawl: readers.Crawl, unfinished: Unfinished, pro
     learned = learner.learn(settings.method, settings.recipe, training.recipe, training.epochs)
     scores = Scores(**checkpoint.once(
         learning / "scores.npz",
-        lambda: score.score(learned.probs, learned.features, learned.space, labels, device).arrays(),
+        lambda: score.score(
+            learned.probs, learned.disagreement, learned.features, learned.space, labels, device
+        ).arrays(),
     ))  # fmt: skip
     scores = replace(scores, verified=verified)
     results = unfinished.results

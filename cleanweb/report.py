@@ -129,7 +129,9 @@ def _wrong(row: Mapping[str, Any]) -> float:
 
 def _matrix(flow: "pd.DataFrame", labels: list[str]) -> list[dict[str, object]]:
     """A row per true class, "none" of them last: (share, images) for each of these labels, None where nothing goes."""
-    cells = {(row["true_label"], row["given_label"]): (row["p_given"], row["images"]) for row in _records(flow)}
+    true, given = flow["true_label"], flow["given_label"]
+    shown = flow[given.isin(labels) & (true.isin(labels) | true.isna())]  # of thousands of classes there are millions
+    cells = {(row["true_label"], row["given_label"]): (row["p_given"], row["images"]) for row in _records(shown)}
     labels = sorted(labels)
     rows = [*labels, *([None] if any(true is None for true, _ in cells) else [])]
     return [{"label": true, "cells": [(given, cells.get((true, given))) for given in labels]} for true in rows]

@@ -4,13 +4,13 @@ Takes a prediction function and views; gives Scores. Never decides. Memory n·(c
 """
 
 from collections.abc import Callable, Iterable
+from itertools import combinations
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cleanweb.divergence import js_divergence
 from cleanweb.machine import in_parts
 from cleanweb.neighbours import EXACT, near, nearest, shortened
 from cleanweb.records import UNVERIFIED, Scores
@@ -28,45 +28,58 @@ def believe(
     predict: Callable[[Tensor], tuple[Tensor, Tensor]],
     batches: Iterable[tuple[Tensor, ...]],
     with_features: bool = True,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Predict every view of every batch: probabilities (v, n, c) and features (n, d), the mean over views; float32.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Predict every view of every batch: probabilities (n, c), in how many of the pairs of views the named classes
+    differ (n,) and features (n, d), means over the views; float32.
 
     `batches` gives, in order, tuples of v views, each (b, …). Without features these are (n, 0).
     """
-    probs, features = [], []
+    probs, disagreement, features = [], [], []
     for views in batches:
         predictions = [in_parts(predict, view) for view in views]
-        probs.append(torch.stack([p for p, _ in predictions]).float().cpu())
+        probs.append(torch.stack([p for p, _ in predictions]).float().mean(0).cpu())
+        disagreement.append(view_disagreement(torch.stack([p.argmax(1) for p, _ in predictions]).cpu().numpy()))
         whole = torch.stack([f[:, : None if with_features else 0] for _, f in predictions])
         features.append(whole.float().mean(0).cpu())
-    return torch.cat(probs, 1).numpy(), torch.cat(features).numpy()
+    return torch.cat(probs).numpy(), np.concatenate(disagreement), torch.cat(features).numpy()
 
 
-def view_disagreement(probs: np.ndarray) -> np.ndarray:
-    """Share of the pairs of views that name different classes, Eq. 4 averaged over pairs: probs (v, n, c) → (n,)."""
-    v, _, c = probs.shape
-    if v < 2:
-        return np.zeros(probs.shape[1], np.float32)
-    counts = np.eye(c, dtype=np.float32)[probs.argmax(2)].sum(0)
-    agreeing = (counts * (counts - 1)).sum(1) / (v * (v - 1))
-    return (1 - agreeing).astype(np.float32)
+def view_disagreement(named: np.ndarray) -> np.ndarray:
+    """Share of the pairs of views that name different classes, Eq. 4 averaged over pairs: named (v, n) → (n,)."""
+    pairs = list(combinations(named, 2))
+    differ = [one != other for one, other in pairs]
+    return (np.sum(differ, axis=0) / len(pairs) if pairs else np.zeros(named.shape[1])).astype(np.float32)
 
 
-def score(probs: np.ndarray, features: Features, space: np.ndarray, labels: np.ndarray, device: torch.device) -> Scores:
-    """Gather what is believed of n samples. probs (v, n, c), features (n, d), labels (n,) with −1 where none is given.
+def clean_likelihood(p_given: np.ndarray) -> np.ndarray:
+    """Eq. 3 against the label as it stands, from what is believed of it (n,): 1 − D_JS(p ‖ y), in [0, 1], rising.
+
+    Against a label that is certain, what of p falls on the other classes costs one bit whichever they are:
+    2·D_JS = 2 + p log₂ p − (1 + p) log₂ (1 + p). Smoothed, it is not monotone in p(label).
+    """
+    p = p_given.astype(float)
+    return ((1 + p) * np.log2(1 + p) - p * np.log2(np.maximum(p, np.finfo(float).tiny))) / 2
+
+
+def score(
+    probs: np.ndarray,
+    disagreement: np.ndarray,
+    features: Features,
+    space: np.ndarray,
+    labels: np.ndarray,
+    device: torch.device,
+) -> Scores:
+    """Gather what is believed of n samples. probs (n, c), disagreement (n,) of their views, features (n, d), labels
+    (n,) with −1 where none is given.
 
     Neighbours are looked for among samples of the same feature space (n,) alone; in a large one most of them are found.
-
-    js_clean is Eq. 3 against the label as it stands, not smoothed: smoothed, it is not monotone in p(label).
     """
-    mean = probs.mean(0)
-    one_hot = torch.zeros(mean.shape).scatter_(1, torch.as_tensor(labels).clamp_min(0)[:, None], 1.0)
-    js_clean = (1 - js_divergence(torch.as_tensor(mean), one_hot)).numpy()
     neighbours, similarity = _neighbours(features, space, device)
+    js_clean = clean_likelihood(probs[np.arange(len(labels)), labels])
     return Scores(
         labels=labels,
-        probs=mean,
-        view_disagreement=view_disagreement(probs),
+        probs=probs,
+        view_disagreement=disagreement,
         js_clean=np.where(labels < 0, np.nan, js_clean).astype(np.float32),
         neighbours=neighbours,
         similarity=similarity,

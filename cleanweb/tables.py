@@ -186,18 +186,18 @@ def _why_unusable(row: pd.Series) -> str:
 def classes_table(images: pd.DataFrame, classes: Sequence[str], noise: np.ndarray) -> pd.DataFrame:
     """Counts and the estimated noise rate of every class, copies counted once each as rows of the crawl. noise
     (c + 1, 3) as in Decision: of pictures, copies not counted."""
+    verdicts = images.groupby(["given_label", "verdict"], sort=False).size().to_dict()
+    given, suggested = (images[column].value_counts().to_dict() for column in ("given_label", "suggested_label"))
     rows = []
     for label, (rate, low, high) in zip(classes, _where(~np.isnan(noise), noise), strict=False):
-        own = images[images["given_label"] == label]
-        verdicts = own["verdict"].value_counts()
         rows.append({
             "label": label,
-            "images": len(own),
-            "clean": int(verdicts.get("clean", 0)),
-            "relabeled_away": int(verdicts.get("relabeled", 0)),
-            "relabeled_into": int((images["suggested_label"] == label).sum()),
-            "ood": int(verdicts.get("ood", 0)),
-            "unusable": int(verdicts.get("unusable", 0)),
+            "images": given.get(label, 0),
+            "clean": verdicts.get((label, "clean"), 0),
+            "relabeled_away": verdicts.get((label, "relabeled"), 0),
+            "relabeled_into": suggested.get(label, 0),
+            "ood": verdicts.get((label, "ood"), 0),
+            "unusable": verdicts.get((label, "unusable"), 0),
             "noise_rate": rate,
             "noise_low": low,
             "noise_high": high,

@@ -54,7 +54,8 @@ class Task:
 class Learned:
     """What the trained networks believe of all n images."""
 
-    probs: np.ndarray  # (v, n, c)
+    probs: np.ndarray  # (n, c), mean over views
+    disagreement: np.ndarray  # (n,): share of the pairs of views that name different classes
     features: Features  # (n, d)
     space: np.ndarray  # (n,) int64: which network's features these are; only those of one space can be compared
     epochs: list[EpochRecord]  # of the last fold
@@ -193,15 +194,19 @@ def _cross_fit(
     task: Task, recipe: Recipe, fit: Fit, views: Views, with_features: bool = True
 ) -> tuple[Learned, methods.Method]:
     """Fit on the labels of all folds but one, believe of that one; with one fold, fit on and believe of everything. In
-    several rounds, with folds and networks of their own, whose probabilities are averaged.
+    several rounds, with folds and networks of their own, whose beliefs are averaged.
 
     Gives what is believed, with the first round's features, and the last learner.
     """
     rounds = [_round(task, recipe, r, fit, views, with_features) for r in range(recipe.rounds)]
     learned, learner = rounds[0][0], rounds[-1][1]
     assert learner is not None, "the last round's is there"
-    probs = learned.probs if len(rounds) == 1 else np.mean([of_round.probs for of_round, _ in rounds], axis=0)
-    return replace(learned, probs=probs, epochs=rounds[-1][0].epochs), learner
+    if len(rounds) > 1:
+        probs, disagreement = (
+            np.mean([getattr(of, name) for of, _ in rounds], axis=0) for name in ("probs", "disagreement")
+        )
+        learned = replace(learned, probs=probs, disagreement=disagreement, epochs=rounds[-1][0].epochs)
+    return learned, learner
 
 
 def _round(
@@ -214,6 +219,7 @@ def _round(
     fold, parts = folds(task.labels, n_folds, seed), list[dict[str, np.ndarray]]()
     learner: methods.Method | None = None
     records: list[EpochRecord] = []
+    probs = np.empty((len(fold), task.n_classes), np.float32)  # each fold's into its place: copies would be large
     for k in range(r * n_folds, (r + 1) * n_folds):
         file, mine = task.folder / f"believed-{k + 1}.npz", fold == k % n_folds
         part = checkpoint.read_arrays(file)
@@ -225,17 +231,17 @@ def _round(
         if part is None:
             assert learner is not None, "it has just been fitted"
             held_out = np.flatnonzero(mine)
-            probs, features = believe(learner.predict, views(held_out), with_features)
-            part = {"held_out": held_out, "probs": probs, "features": features}
+            believed = believe(learner.predict, views(held_out), with_features)
+            part = dict(zip(("probs", "disagreement", "features"), believed, strict=True)) | {"held_out": held_out}
             checkpoint.write_arrays(file, part)
+        probs[part["held_out"]] = part.pop("probs")
         parts.append(part)
         task.progress("score", k + 1, n_parts)
-    n_views, _, c = parts[0]["probs"].shape
-    probs = np.empty((n_views, len(fold), c), np.float32)
+    disagreement = np.empty(len(fold), np.float32)
     features = np.empty((len(fold), parts[0]["features"].shape[1]), np.float32)
     for part in parts:
-        probs[:, part["held_out"]], features[part["held_out"]] = part["probs"], part["features"]
-    return Learned(probs, features, fold, records), learner
+        disagreement[part["held_out"]], features[part["held_out"]] = part["disagreement"], part["features"]
+    return Learned(probs, disagreement, features, fold, records), learner
 
 
 def _of(kind: type[N], learner: methods.Method) -> N:

@@ -13,7 +13,7 @@ The only thing that is known for sure is what labels were given. So everything i
 4. Strays. Some images of no class were given, by chance, the label they look most like: as many as chance allows.
 5. People. What a person has verified is certain, and sets the probabilities of the others right (`calibration.py`).
 
-Takes Scores, gives a Decision. Time and memory n·c.
+Takes Scores, gives a Decision. Time n·c; memory three times that of the probabilities, and of c·c flows.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from cleanweb.calibration import recalibrated
-from cleanweb.labelnoise import TEMPERATURES, class_share, label_right, own_floor, surprise, typical_floor, warmed
+from cleanweb.labelnoise import (
+    TEMPERATURES,
+    blocks,
+    class_share,
+    enough,
+    label_right,
+    own_floor,
+    surprise,
+    typical_floors,
+    warmed,
+    warmed_given,
+)
 from cleanweb.records import NO_CLASS, UNVERIFIED, Decision, Scores, Target, Verdict
 from cleanweb.twogroups import density_ratio, null_probability
 
@@ -60,46 +71,82 @@ def by_criteria(scores: Scores, epsilon: float, tau: float) -> Opinion:
     """Jo-SRC's Criteria 3.1 and 3.2 with the last epoch's threshold: clean iff P_clean > τ, of the others OOD iff the
     views disagree. P_clean (Eq. 3) against the ε-smoothed label, P_ood (Eq. 4) averaged over pairs of views."""
     labels, (n, c) = np.maximum(scores.labels, 0), scores.probs.shape
-    smooth = np.full((n, c), epsilon / (c - 1))
-    smooth[np.arange(n), labels] = 1 - epsilon
-    middle = (scores.probs + smooth) / 2
-    p_clean = 1 - sum((p * np.log2(np.maximum(p, 1e-12) / middle)).sum(1) for p in (scores.probs, smooth)) / 2
+    p_clean = np.empty(n)
+    for rows in blocks(n, c):
+        probs = scores.probs[rows].astype(float)
+        smooth = np.full(probs.shape, epsilon / (c - 1))
+        smooth[np.arange(len(probs)), labels[rows]] = 1 - epsilon
+        middle = (probs + smooth) / 2
+        p_clean[rows] = 1 - sum((p * np.log2(np.maximum(p, 1e-12) / middle)).sum(1) for p in (probs, smooth)) / 2
     p_ood = scores.view_disagreement
     best = np.where(p_clean > tau, 0, np.where(p_ood > 0.5, 2, 1))
     p = np.stack([p_clean, (1 - p_clean) * (1 - p_ood), (1 - p_clean) * p_ood])
-    return Opinion(p, scores.probs.astype(float), best, np.zeros(n, bool), p[0].copy())
+    return Opinion(p, scores.probs.copy(), best, np.zeros(n, bool), p[0].copy())
 
 
 def by_evidence(scores: Scores) -> Opinion:
     """The rule of this file: calibrated belief, noise floor, two groups, strays."""
     q, labels = belief(scores), np.maximum(scores.labels, 0)
-    given = scores.labels >= 0
-    own, typical = own_floor(q), typical_floor(q, given)
-    share = class_share(q, np.maximum(own, typical))
+    given, unjudged = scores.labels >= 0, np.zeros(len(q), bool)
+    floor = _floor(q, labels, given)
     # An image that surely shows a class leaves no room for that class as a wrong label; one that shows none does. First
     # all images are taken to show one, which tells right from wrong well enough to see which do not.
-    floor = np.maximum(own * (1 - share), typical)
-    likely = label_right(q, floor, labels)
+    likely = floor.label_right(np.ones(len(q)))
     right, wrong = given & (likely > 0.5), given & (likely <= 0.5)
     p_class, p_stray = np.ones(len(q)), np.zeros(len(q))
     if right.any() and wrong.any():
-        entropy = -(q * np.log2(np.maximum(q, 1e-12))).sum(1)
-        groups = entropy[wrong], 1 - likely[wrong], entropy[right]  # some of the wrong may be right: count that much
-        p_class = null_probability(*groups, at=entropy)
-        per_right = (1 - likely[wrong]).sum() / right.sum() * density_ratio(*groups, at=entropy[right])
-        p_stray[right] = stray_probability(q[right], floor[right], per_right * (1 - p_class[right]))
-    p_clean = label_right(q, np.maximum(own * (1 - share * p_class[:, None]), typical), labels)
+        groups = floor.entropy[wrong], 1 - likely[wrong], floor.entropy[right]  # of the wrong some may be right
+        p_class = null_probability(*groups, at=floor.entropy)
+        per_right = (1 - likely[wrong]).sum() / right.sum() * density_ratio(*groups, at=floor.entropy[right])
+        p_stray[right] = stray_probability(floor.passing[right], per_right * (1 - p_class[right]))
+    p_clean = floor.label_right(p_class)
     p_id, p_ood = (1 - p_clean) * p_class, (1 - p_clean) * (1 - p_class)
     excess = np.maximum(p_clean - (1 - p_stray), 0)
     p = np.stack([p_clean - excess, p_id, p_ood + excess])
-    unjudged = given & ~known_classes(q[given], labels[given])[labels]
+    known = known_classes(floor.predicted[given], floor.given[given], labels[given], q.shape[1])
+    unjudged[given] = ~known[labels[given]]
     judged = given & ~unjudged
     seen, unseen = np.flatnonzero(judged & (scores.verified != UNVERIFIED)), p[0].copy()
     if len(seen):
         p = recalibrated(p, seen, kind(scores)[seen])
     # of what cannot be judged no more is known than what holds on average; where nothing can, labels are believed
     p[:, unjudged] = p[:, judged].mean(1, keepdims=True) if judged.any() else [[1.0], [0.0], [0.0]]
-    return Opinion(p, share, np.where(unjudged, 0, p.argmax(0)), unjudged, unseen)
+    return Opinion(p, floor.share, np.where(unjudged, 0, p.argmax(0)), unjudged, unseen)
+
+
+@dataclass(frozen=True, slots=True)
+class _Floor:
+    """What the noise floor says of n samples; of their label where not said otherwise."""
+
+    given: np.ndarray  # (n,) what is believed of the label
+    own: np.ndarray  # (n,) its floor by the other classes of the sample
+    usual: np.ndarray  # (n,) and by the other samples of the predicted class
+    of_label: np.ndarray  # (n,) what the label gets of the belief above the floor
+    share: np.ndarray  # (n, c) what each class gets of it; rows sum to 1
+    passing: np.ndarray  # (n,) the share of classes that would pass as a right label
+    entropy: np.ndarray  # (n,) bits, of the belief
+    predicted: np.ndarray  # (n,) int64: the class believed most
+
+    def label_right(self, p_class: np.ndarray) -> np.ndarray:
+        """P(label is right), where a sample shows one of the classes with a probability of p_class: (n,)."""
+        return label_right(self.given, np.maximum(self.own * (1 - self.of_label * p_class), self.usual))
+
+
+def _floor(q: np.ndarray, labels: np.ndarray, given: np.ndarray) -> _Floor:
+    """q (n, c); labels (n,), of those that are given."""
+    (n, c), typical, share = q.shape, typical_floors(q, given), np.empty_like(q)
+    columns = []
+    for rows in blocks(n, c):
+        believed = q[rows].astype(float)
+        own, usual = own_floor(believed), typical[believed.argmax(1)]
+        share[rows] = class_share(believed, np.maximum(own, usual))
+        floor = np.maximum(own * (1 - share[rows]), usual)
+        passing = (1 - floor / np.maximum(believed, 1e-12) > 0.5).mean(1).clip(1 / c, 1 - 1 / c)
+        entropy = -(believed * np.log2(np.maximum(believed, 1e-12))).sum(1)
+        at = np.arange(len(own)), labels[rows]
+        columns.append(np.stack([believed[at], own[:, 0], usual[at], share[rows][at], passing, entropy]))
+    of_given, own, usual, of_label, passing, entropy = np.concatenate(columns, 1)
+    return _Floor(of_given, own, usual, of_label, share, passing, entropy, q.argmax(1))
 
 
 def kind(scores: Scores) -> np.ndarray:
@@ -131,66 +178,69 @@ def _heed_people(scores: Scores, opinion: Opinion) -> None:
     opinion.p[:, seen] = np.eye(3)[:, verdicts]
     opinion.unjudged[seen] = False
     of_a_class = seen[classes >= 0]
-    opinion.share[of_a_class] = np.eye(opinion.share.shape[1])[scores.verified[of_a_class]]
+    opinion.share[of_a_class] = 0
+    opinion.share[of_a_class, classes[classes >= 0]] = 1
 
 
 def belief(scores: Scores) -> np.ndarray:
     """Calibrated class probabilities of every sample, blended from model and neighbours: (n, c), rows sum to 1."""
-    labels, (n, c) = scores.labels, scores.probs.shape
-    given = labels >= 0
-    prior = np.bincount(labels[given], minlength=c) / max(given.sum(), 1)
-    one_hot = np.zeros((n, c))
-    one_hot[given] = np.eye(c)[labels[given]]
-    votes = vote(scores.neighbours, scores.similarity, one_hot)
-    k = scores.neighbours.shape[1]
-    votes = (k * votes + prior) / (k + 1)
-    rows = np.flatnonzero(given)
-    best = (np.inf, votes)
-    for temperature in TEMPERATURES:
-        heated = warmed(scores.probs, temperature)
+    probs, (n, c) = scores.probs, scores.probs.shape
+    rows = np.flatnonzero(scores.labels >= 0)
+    prior = np.bincount(scores.labels[rows], minlength=c) / max(len(rows), 1)
+    votes, k = vote(scores.neighbours, scores.similarity, scores.labels, c), scores.neighbours.shape[1]
+    rows = rows[enough(len(rows), c)]
+    labels = scores.labels[rows]
+    heard = (k * votes[rows, labels] + prior[labels]) / (k + 1)
+    best = (np.inf, TEMPERATURES[0], 1.0)
+    for temperature, heated in zip(TEMPERATURES, warmed_given(probs[rows], labels), strict=True):
         for weight in _WEIGHTS:
-            blend = (1 - weight) * heated + weight * votes
-            best = min(best, (surprise(blend[rows], labels[rows]), blend), key=lambda b: b[0])
-    return best[1]
+            found = surprise((1 - weight) * heated + weight * heard)
+            best = min(best, (found, temperature, weight), key=lambda b: b[0])
+    _, temperature, weight = best
+    for block in blocks(n, c):
+        smoothed = (k * votes[block] + prior) / (k + 1)
+        votes[block] = (1 - weight) * warmed(probs[block], temperature) + weight * smoothed
+    return votes
 
 
-def known_classes(q: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Which classes can be judged: (c,) bool. q (n, c), labels (n,).
+def known_classes(predicted: np.ndarray, believed: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
+    """Which classes can be judged: (c,) bool. predicted (n,): the class believed most; believed (n,): of the label.
 
     A class can where it has enough images and those are predicted as it more often than all images are. None can where
     the belief does not make the labels likelier than counting them does: it has nothing to say about labels.
     """
-    c = q.shape[1]
-    count, predicted = np.bincount(labels, minlength=c), q.argmax(1)
-    hits = np.bincount(labels[predicted == labels], minlength=c) / np.maximum(count, 1)
-    gain = np.log(np.maximum(q[np.arange(len(labels)), labels], 1e-12) / (count[labels] / len(labels))).sum()
-    return (count >= FEWEST) & (hits > np.bincount(predicted, minlength=c) / len(labels)) & (gain > _SIGNIFICANT)
+    count = np.bincount(labels, minlength=n_classes)
+    hits = np.bincount(labels[predicted == labels], minlength=n_classes) / np.maximum(count, 1)
+    gain = np.log(np.maximum(believed, 1e-12) / (count[labels] / len(labels))).sum()
+    often = np.bincount(predicted, minlength=n_classes) / len(labels)
+    return (count >= FEWEST) & (hits > often) & (gain > _SIGNIFICANT)
 
 
-def vote(neighbours: np.ndarray, similarity: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """What the neighbours say: the mean of their class distributions, weighted by similarity.
+def vote(neighbours: np.ndarray, similarity: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
+    """What the neighbours say: the shares of their labels, weighted by similarity.
 
-    neighbours (n, k), similarity (n, k) in [−1, 1], classes (n, c), rows summing to 1 (or to less where a sample's
-    word counts less) → (n, c), rows summing to 1; uniform where no neighbour says anything.
+    neighbours (n, k), similarity (n, k) in [−1, 1], labels (n,), −1 where there is none → (n, c) float32, rows summing
+    to 1; uniform where no neighbour says anything.
     """
-    n, c = classes.shape
-    weight = np.maximum(similarity, 0)
-    votes = np.zeros((n, c))
+    n = len(labels)
+    votes, rows, total = np.zeros((n, n_classes), np.float32), np.arange(n), np.zeros(n)
     for j in range(neighbours.shape[1]):
-        votes += weight[:, j, None] * classes[neighbours[:, j]]
-    total = votes.sum(1, keepdims=True)
-    return np.where(total > 0, votes / np.maximum(total, 1e-12), 1 / c)
+        said = labels[neighbours[:, j]]
+        weight = np.where(said < 0, 0, np.maximum(similarity[:, j], 0))
+        votes[rows, said] += weight
+        total += weight
+    votes[total > 0] /= total[total > 0, None].astype(np.float32)
+    votes[total == 0] = 1 / n_classes
+    return votes
 
 
-def stray_probability(q: np.ndarray, floor: np.ndarray, found: np.ndarray) -> np.ndarray:
+def stray_probability(passing: np.ndarray, found: np.ndarray) -> np.ndarray:
     """P(the image belongs to no class | its label passes for right): (n,).
 
-    q, floor (n, c). found (n,): for one image like it with a passing label, how many of no class were found because
-    theirs did not pass. An image of no class is given any label, so of its kind those pass whose label is one of the
-    classes that would.
+    passing (n,): the share of classes that would pass as a right label, in (0, 1). found (n,): for one image like it
+    with a passing label, how many of no class were found because theirs did not pass. An image of no class is given any
+    label, so of its kind those pass whose label is one of the classes that would.
     """
-    c = q.shape[1]
-    passing = (1 - floor / np.maximum(q, 1e-12) > 0.5).mean(1).clip(1 / c, 1 - 1 / c)
     return np.clip(found * passing / (1 - passing), 0, 1)
 
 
@@ -227,9 +277,10 @@ def reliability(scores: Scores, opinion: Opinion) -> np.ndarray:
 def _conclude(scores: Scores, opinion: Opinion, of_people: np.ndarray) -> Decision:
     labels, p, best = scores.labels, opinion.p, opinion.best
     rows = np.arange(len(labels))
-    others = opinion.share.copy()
+    others = opinion.share  # it is not needed any more
     others[rows[labels >= 0], labels[labels >= 0]] = 0
-    others /= np.maximum(others.sum(1, keepdims=True), 1e-12)
+    for block in blocks(*others.shape):
+        others[block] /= np.maximum(others[block].sum(1, keepdims=True), 1e-12)
     confidence = p[best, rows] * np.where(best == 1, others.max(1), 1)
     flow = expected_flow(labels, p, others)
     others[rows[labels >= 0], labels[labels >= 0]] = -1  # never suggested, even where nothing else is believed at all
@@ -244,7 +295,7 @@ def _conclude(scores: Scores, opinion: Opinion, of_people: np.ndarray) -> Decisi
         confidence=confidence,
         needs_review=opinion.unjudged | (confidence < 0.75),  # less than three to one
         flow=flow,
-        noise=noise_rates(labels, opinion.share.shape[1], p[0]),
+        noise=noise_rates(labels, others.shape[1], p[0]),
         reliability=of_people,
         reason=list(np.where(scores.verified == UNVERIFIED, reason, "verified by a person")),
     )

@@ -5,16 +5,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cleanweb import labelnoise
 from cleanweb.labelnoise import (
     TEMPERATURES,
     calibrated,
     class_share,
+    enough,
     label_right,
     label_trust,
     own_floor,
     surprise,
-    typical_floor,
+    typical_floors,
     warmed,
+    warmed_given,
 )
 from cleanweb.twogroups import null_probability, null_share
 
@@ -37,6 +40,10 @@ def symmetric(seed: int, n: int, c: int, rate: float) -> tuple[np.ndarray, np.nd
     q = np.full((n, c), rate / (c - 1))
     q[np.arange(n), truth] = 1 - rate
     return q, labels, truth
+
+
+def given_surprise(q: np.ndarray, labels: np.ndarray) -> float:
+    return surprise(q[np.arange(len(labels)), labels])
 
 
 # --- temperatures ---------------------------------------------------------------------------------------------------
@@ -70,13 +77,44 @@ def test_calibration_finds_the_temperature_back(temperature: float):
     labels = drawn(1, q)
     found = calibrated(warmed(q, temperature), labels)
     assert np.abs(found - q).mean() < 0.02
-    assert surprise(found, labels) <= surprise(warmed(q, temperature), labels) + 1e-3
+    assert given_surprise(found, labels) <= given_surprise(warmed(q, temperature), labels) + 1e-3
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_warming_the_labels_alone_and_in_blocks_is_the_same(dtype: type, monkeypatch: pytest.MonkeyPatch):
+    q, labels = rows(0, 50, 7).astype(dtype), np.arange(50) % 7
+    whole = [warmed(q, t) for t in TEMPERATURES]
+    monkeypatch.setattr(labelnoise, "_BLOCK", 40)  # five rows at a time
+    assert whole[0].dtype == dtype
+    for at_once, t, own in zip(whole, TEMPERATURES, warmed_given(q, labels), strict=True):
+        np.testing.assert_allclose(warmed(q, t), at_once)
+        np.testing.assert_allclose(own, at_once[np.arange(50), labels], rtol=1e-5)
+
+
+def test_trust_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch):
+    q, labels, _ = symmetric(0, 200, 5, 0.2)
+    q = warmed(q * np.random.default_rng(0).uniform(0.5, 1, q.shape), 1.0)
+    whole = label_trust(q, labels)
+    monkeypatch.setattr(labelnoise, "_BLOCK", 16)
+    np.testing.assert_allclose(label_trust(q, labels), whole)
+
+
+def test_of_very_many_probabilities_evenly_spread_rows_choose_the_temperature(monkeypatch: pytest.MonkeyPatch):
+    assert len(enough(1000, 10)) == 1000
+    monkeypatch.setattr(labelnoise, "_ENOUGH", 4000)
+    chosen = enough(1000, 10)
+    assert len(chosen) * 10 <= 4000 < 2 * len(chosen) * 10
+    assert len(set(np.diff(chosen))) == 1
+    assert chosen[-1] > 990
+    q = rows(0, 4000, 5, 1.0)
+    labels = drawn(1, q)
+    assert np.abs(calibrated(warmed(q, 2.0), labels) - q).mean() < 0.03
 
 
 def test_surprise_is_cross_entropy():
     q, labels = rows(0, 100, 4, 2.0), np.arange(100) % 4
-    assert surprise(q, labels) == pytest.approx(-np.log(q[np.arange(100), labels]).mean())
-    assert np.isfinite(surprise(np.eye(4)[(labels + 1) % 4], labels))
+    assert given_surprise(q, labels) == pytest.approx(-np.log(q[np.arange(100), labels]).mean())
+    assert np.isfinite(given_surprise(np.eye(4)[(labels + 1) % 4], labels))
 
 
 # --- floors and shares ----------------------------------------------------------------------------------------------
@@ -86,7 +124,7 @@ def test_surprise_is_cross_entropy():
 @settings(max_examples=50, deadline=None)
 def test_everything_is_a_probability(seed: int, n: int, c: int, alpha: float):
     q, labels = rows(seed, n, c, alpha), np.random.default_rng(seed).integers(0, c, n)
-    own, typical = own_floor(q), typical_floor(q)
+    own, typical = own_floor(q), typical_floors(q)[q.argmax(1)]
     assert own.shape == (n, 1)
     assert typical.shape == (n, c)
     assert ((own >= -1e-12) & (own <= 1 / c + 1e-12)).all()
@@ -95,19 +133,21 @@ def test_everything_is_a_probability(seed: int, n: int, c: int, alpha: float):
     share = class_share(q, np.maximum(own, typical))
     np.testing.assert_allclose(share.sum(1), 1)
     assert (share > 0).all()
-    for trust in (label_right(q, np.maximum(own, typical), labels), label_trust(q, labels)):
+    at = np.arange(n), labels
+    for trust in (label_right(q[at], np.maximum(own, typical)[at]), label_trust(q, labels)):
         assert trust.shape == (n,)
         assert ((trust >= 0) & (trust <= 1)).all()
 
 
 def test_a_label_is_right_by_what_its_class_has_above_the_floor():
-    q, floor = np.array([[0.8, 0.2], [0.8, 0.2], [0.0, 1.0]]), np.full((3, 2), 0.2)
-    np.testing.assert_allclose(label_right(q, floor, np.array([0, 1, 0])), [0.75, 0, 0])
+    np.testing.assert_allclose(label_right(np.array([0.8, 0.2, 0.0]), np.full(3, 0.2)), [0.75, 0, 0])
 
 
 def test_the_typical_floor_is_what_a_predicted_class_leaves_to_others():
     q = np.array([[0.7, 0.3, 0.0], [0.6, 0.3, 0.1], [0.5, 0.1, 0.4], [0.1, 0.1, 0.8]])
-    np.testing.assert_allclose(typical_floor(q), [[0, 0.3, 0.1]] * 3 + [[0.1, 0.1, 0]])
+    np.testing.assert_allclose(typical_floors(q), [[0, 0.3, 0.1], [0, 0, 0], [0.1, 0.1, 0]])
+    heard = np.array([True, False, False, True])
+    np.testing.assert_allclose(typical_floors(q, heard), [[0, 0.3, 0.0], [0, 0, 0], [0.1, 0.1, 0]])
 
 
 @pytest.mark.parametrize("c", [2, 3, 10])

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
-from cleanweb.score import N_NEIGHBOURS, believe, score, view_disagreement
+from cleanweb.methods import josrc
+from cleanweb.records import Scores
+from cleanweb.score import N_NEIGHBOURS, believe, clean_likelihood, score, view_disagreement
 
 CPU = torch.device("cpu")
 
@@ -21,11 +23,10 @@ def random_probs(seed: int, v: int, n: int, c: int) -> np.ndarray:
 @given(seed=st.integers(0, 10**6), v=st.integers(1, 6), n=st.integers(1, 12), c=st.integers(2, 5))
 @settings(max_examples=50, deadline=None)
 def test_disagreement_is_the_share_of_pairs_that_name_different_classes(seed: int, v: int, n: int, c: int):
-    probs = random_probs(seed, v, n, c)
-    found = view_disagreement(probs)
+    named = random_probs(seed, v, n, c).argmax(2)
+    found = view_disagreement(named)
     assert found.shape == (n,)
     assert found.dtype == np.float32
-    named = probs.argmax(2)
     pairs = list(combinations(range(v), 2))
     expected = [np.mean([named[a, i] != named[b, i] for a, b in pairs]) if pairs else 0.0 for i in range(n)]
     np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -36,15 +37,15 @@ def toy(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack([x, -x], 1).softmax(1), torch.stack([x, x**2], 1)
 
 
-def test_believe_keeps_probabilities_by_view_and_averages_features():
+def test_believe_averages_over_views():
     views = [torch.randn(10, generator=torch.Generator().manual_seed(k)) for k in range(3)]
     batches = [tuple(view[first : first + 4] for view in views) for first in (0, 4, 8)]
-    probs, features = believe(toy, batches)
-    assert probs.shape == (3, 10, 2)
-    assert features.shape == (10, 2)
-    assert probs.dtype == features.dtype == np.float32
-    for k, view in enumerate(views):
-        np.testing.assert_allclose(probs[k], toy(view)[0])
+    probs, disagreement, features = believe(toy, batches)
+    assert probs.shape == features.shape == (10, 2)
+    assert probs.dtype == disagreement.dtype == features.dtype == np.float32
+    each = torch.stack([toy(view)[0] for view in views])
+    np.testing.assert_allclose(probs, each.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(disagreement, view_disagreement(each.argmax(2).numpy()))
     np.testing.assert_allclose(features, torch.stack([toy(view)[1] for view in views]).mean(0), rtol=1e-6)
 
 
@@ -55,8 +56,13 @@ def test_believe_asks_for_every_view_once():
 
 
 def test_half_precision_predictions_become_float32():
-    probs, features = believe(lambda x: tuple(y.bfloat16() for y in toy(x)), [(torch.zeros(3),)])
+    probs, _, features = believe(lambda x: tuple(y.bfloat16() for y in toy(x)), [(torch.zeros(3),)])
     assert probs.dtype == features.dtype == np.float32
+
+
+def scores_of(probs: np.ndarray, features: np.ndarray, space: np.ndarray, labels: np.ndarray) -> Scores:
+    """probs (v, n, c)."""
+    return score(probs.mean(0), view_disagreement(probs.argmax(2)), features, space, labels, CPU)
 
 
 @pytest.fixture
@@ -64,15 +70,7 @@ def scored():
     probs = random_probs(0, 4, 50, 3)
     features = np.random.default_rng(1).normal(5, 1, (50, 8)).astype(np.float32)
     labels = np.arange(50) % 4 - 1
-    return probs, features, labels, score(probs, features, np.zeros(50, np.int64), labels, CPU)
-
-
-def test_scores_are_those_of_the_mean_over_views(scored):
-    probs, _, labels, scores = scored
-    np.testing.assert_allclose(scores.probs, probs.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(scores.probs.sum(1), 1, rtol=1e-5)
-    np.testing.assert_array_equal(scores.labels, labels)
-    np.testing.assert_allclose(scores.view_disagreement, view_disagreement(probs))
+    return probs, features, labels, scores_of(probs, features, np.zeros(50, np.int64), labels)
 
 
 def test_js_clean_is_eq_3_of_the_label_as_it_stands(scored):
@@ -83,6 +81,16 @@ def test_js_clean_is_eq_3_of_the_label_as_it_stands(scored):
     assert np.isnan(scores.js_clean[~known]).all()
     p_given = scores.probs[known, labels[known]]
     assert (np.diff(scores.js_clean[known][np.argsort(p_given)]) > -1e-6).all()  # rises with p(label)
+
+
+def test_it_is_what_jo_srcs_own_function_gives_for_a_certain_label():
+    probs, labels = random_probs(0, 1, 60, 3)[0], np.arange(60) % 3
+    probs[:3], labels[1] = np.eye(3), 0  # sure of it, and of another
+    found = clean_likelihood(probs[np.arange(60), labels])
+    expected = josrc.clean_likelihood(torch.as_tensor(probs), torch.as_tensor(np.eye(3)[labels]))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert found.min() == 0.0
+    assert found.max() == 1.0
 
 
 def test_neighbours_are_others_by_centred_features(scored):
@@ -97,8 +105,8 @@ def test_neighbours_are_others_by_centred_features(scored):
 
 def test_few_samples_have_few_neighbours():
     probs, features, labels = random_probs(0, 2, 3, 2), np.eye(3, dtype=np.float32), np.array([0, 1, 0])
-    assert score(probs, features, np.array([0, 0, 0]), labels, CPU).neighbours.shape == (3, 2)
-    assert score(probs, features, np.array([0, 1, 0]), labels, CPU).neighbours.shape == (3, 0)
+    assert scores_of(probs, features, np.array([0, 0, 0]), labels).neighbours.shape == (3, 2)
+    assert scores_of(probs, features, np.array([0, 1, 0]), labels).neighbours.shape == (3, 0)
 
 
 def test_neighbours_are_of_the_same_space():
@@ -107,11 +115,11 @@ def test_neighbours_are_of_the_same_space():
     features, space = rng.normal(0, 1, (90, 6)).astype(np.float32), rng.permutation(90) % 2
     features[space == 1] += 100
     probs, labels = random_probs(0, 2, 90, 3), np.arange(90) % 3
-    scores = score(probs, features, space, labels, CPU)
+    scores = scores_of(probs, features, space, labels)
     assert (space[scores.neighbours] == space[:, None]).all()
     for number in (0, 1):
         own = np.flatnonzero(space == number)
-        alone = score(probs[:, own], features[own], np.zeros(len(own), np.int64), labels[own], CPU)
+        alone = scores_of(probs[:, own], features[own], np.zeros(len(own), np.int64), labels[own])
         np.testing.assert_array_equal(scores.neighbours[own], own[alone.neighbours])
         np.testing.assert_array_equal(scores.similarity[own], alone.similarity)
 
