@@ -49,7 +49,7 @@ def _table(file: Path) -> dict[str, object] | None:
 
     try:
         found = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # not UTF-8 or not TOML
+    except (OSError, ValueError, RecursionError) as error:  # not UTF-8, not TOML, too deep
         raise UsageError(f"{file} cannot be read as TOML: {error}.") from error
     for name in ("tool", "cleanweb") if file.name == "pyproject.toml" else ():
         if name not in found:

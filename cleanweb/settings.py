@@ -11,6 +11,7 @@ from typing import Any
 from cleanweb.errors import UsageError, did_you_mean
 
 DEFAULT_RUN = "cleanweb-run"
+MOST_SEED = 2**32 - 1  # every generator takes it, and it can be multiplied with
 TUNES = ("auto", "full", "head")
 METHOD_NAMES = ("josrc", "standard", "decoupling", "coteaching", "coteaching+", "jocor", "dividemix", "codim")
 PRETRAINS = ("auto", "none", "self", "sup")
@@ -57,8 +58,8 @@ class Recipe:
 
 # What `--set` can change in a recipe: these words, or numbers from … to …. The rest of a recipe has options of its own.
 _WORDS = {"optimiser": ("adam", "sgd"), "schedule": ("linear", "cosine")}
-_RANGES = {"lr": (0, inf), "weight_decay": (0, inf), "decay_from": (0, 1), "warmup": (0, 1), "epsilon": (0, 1),
-           "alpha": (0, 1), "omega": (0, 1), "folds": (1, 10), "rounds": (1, 10), "scale": (1e-6, inf), "tau_c": (0, 1),
+_RANGES = {"lr": (0, 1000), "weight_decay": (0, 1000), "decay_from": (0, 1), "warmup": (0, 1), "epsilon": (0, 1),
+           "alpha": (0, 1), "omega": (0, 1), "folds": (1, 10), "rounds": (1, 10), "scale": (1e-6, 1e6), "tau_c": (0, 1),
            "tau_m": (0, 1)}  # fmt: skip
 _OWN_OPTION = {"epochs": "--epochs", "batch_size": "--batch-size", "noise_rate": "--noise-rate",
                "pretrain": "--pretrain"}  # fmt: skip
@@ -82,9 +83,8 @@ def checked(name: str, value: object) -> float | int | str:
         number = float(str(value))
     except ValueError:
         number = -inf
-    if not low <= number <= high or number == inf or (whole and number != int(number)):
-        span = f"from {low:g} on" if high == inf else f"from {low:g} to {high:g}"
-        raise UsageError(f"{name} is a {'whole ' * whole}number {span}, not {value!r}.")
+    if not low <= number <= high or (whole and number != int(number)):
+        raise UsageError(f"{name} is a {'whole ' * whole}number from {low:g} to {high:g}, not {value!r}.")
     return int(number) if whole else number
 
 

@@ -83,6 +83,8 @@ def test_a_pyproject_of_others_says_nothing_and_cleanweb_toml_comes_first(here: 
         ("set = 3", "a table"),
         ("epochs = [1, 2]", "one value"),
         ("epochs = ", "TOML"),
+        ("epochs = " + "[" * 20_000, "TOML"),
+        (f"seed = {10**20}", "--seed"),
     ],
 )
 def test_what_a_file_cannot_say(text: str, said: str, here: Path) -> None:
@@ -165,6 +167,7 @@ def test_what_the_recipes_have_can_be_set(recipe: Recipe) -> None:
         ("lr=fast", "'fast'"),
         ("lr=nan", "number"),
         ("lr=inf", "number"),
+        ("lr=1e300", "from 0 to 1000"),
         ("folds=2.5", "whole number"),
         ("epsilon=1.5", "from 0 to 1"),
         ("optimiser=lion", "adam or sgd"),

@@ -36,6 +36,8 @@ def here(run: Path, crawl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("fit crawl --noise-rate 20%", 2, "Invalid value for '--noise-rate': it should be a valid number"),
         ("fit crawl --epochs many", 2, "'--epochs': it should be a valid integer"),
         ("fit crawl --image-size 8", 2, "greater than or equal to 16"),
+        ("fit crawl --seed 18446744073709551616", 2, "less than or equal to"),
+        ("audit --run run --sheet new.csv --seed 18446744073709551616", 2, "less than or equal to"),
         # names
         ("fit crawl --out new --backbone cnn6", 2, "Did you mean cnn"),
         ("fit crawl --out new --backbone some/where", 2, "There is no folder some/where"),

@@ -136,10 +136,10 @@ def test_in_a_large_set_most_of_the_neighbours_are_found(monkeypatch: pytest.Mon
     rng = np.random.default_rng(0)
     features = (rng.normal(size=(20, 8))[rng.integers(0, 20, 900)] + 0.5 * rng.normal(size=(900, 8)) + 3).astype("f4")
     probs, labels, space = random_probs(0, 1, 900, 3), rng.integers(0, 3, 900), np.zeros(900, np.int64)
-    exact = score(probs, features, space, labels, CPU)
+    exact = scores_of(probs, features, space, labels)
     monkeypatch.setattr("cleanweb.score.EXACT", 100)
     monkeypatch.setattr("cleanweb.neighbours.LEAF", 200)
-    large = score(probs, features, space, labels, CPU)
+    large = scores_of(probs, features, space, labels)
     pairs = zip(large.neighbours, exact.neighbours, strict=True)
     assert np.mean([len({*a} & {*b}) / N_NEIGHBOURS for a, b in pairs]) > 0.8
     assert abs(large.similarity.mean() - exact.similarity.mean()) < 0.02

@@ -7,7 +7,7 @@ import typer
 
 from cleanweb.commands import JsonOption, Quiet
 from cleanweb.errors import UsageError, did_you_mean
-from cleanweb.settings import Settings
+from cleanweb.settings import MOST_SEED, Settings
 from cleanweb.terminal import (
     Method,
     RecipeName,
@@ -55,7 +55,7 @@ def make(
     ],
     world: Annotated[str, typer.Argument(metavar="WORLD", help="Which world; see cleanweb bench worlds.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write. Never overwritten.")],
-    seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of every random choice.")] = 0,
     foreign: Annotated[
         Path | None, typer.Option(help="Another set, whose classes are the foreign ones; default: SOURCE's own.")
     ] = None,
@@ -95,7 +95,7 @@ def run(
     tune: Annotated[Tune, typer.Option(help="As in cleanweb fit.")] = "auto",
     epochs: Annotated[int | None, typer.Option(min=1, help="Default: the recipe's.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Default: the recipe's.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Default: the world's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=MOST_SEED, help="Default: the world's.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     workers: Annotated[int | None, typer.Option(min=0, help="Processes to read images; default: all cores.")] = None,
     results: Annotated[Path, typer.Option(help="The folder for the results, a JSON file each.")] = RESULTS,

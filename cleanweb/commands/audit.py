@@ -8,7 +8,7 @@ import typer
 from cleanweb.commands import JsonOption, RunOption, Verbose
 from cleanweb.commands.browser import login, opener
 from cleanweb.errors import UsageError
-from cleanweb.settings import DEFAULT_RUN
+from cleanweb.settings import DEFAULT_RUN, MOST_SEED
 from cleanweb.terminal import echo_json, plain, words_for_errors
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ def audit(
                      " the others are added."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(metavar="NUMBER", min=0, help="Seed of the draw. Another one draws a new audit.")
+        int | None,
+        typer.Option(metavar="NUMBER", min=0, max=MOST_SEED, help="Seed of the draw. Another one draws a new audit."),
     ] = None,
     sheet: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the pictures as a table to fill in.")

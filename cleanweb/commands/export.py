@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cleanweb.commands import JsonOption, Quiet, RunOption, Verbose
-from cleanweb.settings import DEFAULT_RUN, FORMATS, LINKS, ONLY
+from cleanweb.settings import DEFAULT_RUN, FORMATS, LINKS, MOST_SEED, ONLY
 from cleanweb.terminal import choice, echo_json, plain, showing_progress, table_stream, words_for_errors
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def export(
         typer.Option(metavar="SHARES", help="As train=0.9,val=0.1: class by class, copies of a picture together. yolo "
                      "has these by default."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, another split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Another seed, another split.")] = 0,
     relabel: Annotated[
         bool,
         typer.Option("--relabel/--no-relabel", help="Relabeled images get the suggested label, or keep the given one. "

@@ -8,7 +8,7 @@ import typer
 from cleanweb import config
 from cleanweb.commands import JsonOption, Quiet, Verbose, came_from, print_summary
 from cleanweb.errors import SomeUnreadable, UsageError
-from cleanweb.settings import DEFAULT_RUN, Settings, checked
+from cleanweb.settings import DEFAULT_RUN, MOST_SEED, Settings, checked
 from cleanweb.terminal import Method, Pretrain, RecipeName, Tune, showing_progress, words_for_errors
 from cleanweb.usage import SETTINGS_FILE
 
@@ -68,7 +68,7 @@ def fit(
         help="Images a step; default: the recipe's.")] = None,
     hyperparameters: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", rich_help_panel=_LEARNING,
         callback=_hyperparameters, help="Another value in the recipe, as lr=0.01; repeatable.")] = None,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", rich_help_panel=_LEARNING,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, metavar="N", rich_help_panel=_LEARNING,
         help="Seed of every random choice.")] = 0,
     backbone: Annotated[str, typer.Option(metavar="NAME", rich_help_panel=_NETWORK,
         help="auto, cnn7, cnn5, a timm name, hf-hub:…, local-dir:… or a folder.")] = "auto",
