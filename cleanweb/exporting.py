@@ -84,10 +84,10 @@ def new_name(run: Path, only: Iterable[str], suffix: str) -> Path:
 
 
 def contents(rows: "pd.DataFrame") -> writers.Contents:
-    """The position of every row whose image can be opened, with its file, or its bytes where Parquet embeds it.
+    """The position of every row whose image can be opened, with its file, or its bytes where Parquet or a tar holds it.
 
-    Single files come in order, then the Parquet files one after the other, each read once from its first row to its
-    last.
+    Single files come in order, then the Parquet and tar files one after the other, each read once from its first row to
+    its last.
     """
     embedded: dict[str, dict[int, list[int]]] = {}
     places = zip(writers.values(rows["file"]), writers.values(rows["row_in_file"]), strict=True)
@@ -102,9 +102,9 @@ def contents(rows: "pd.DataFrame") -> writers.Contents:
 
 def _embedded(file: str, positions_of: dict[int, list[int]]) -> writers.Contents:
     try:
-        for row, content in readers.embedded_images(file):
-            for position in positions_of.get(row, ()) if content else ():
-                yield position, content
+        for row, content in readers.embedded_images(file, positions_of):
+            if isinstance(content, bytes) and content:
+                yield from ((position, content) for position in positions_of[row])
     except CrawlError:
         return  # what was not yielded is counted as unreadable
 
@@ -153,7 +153,7 @@ def _notes(format: str, rows: "pd.DataFrame") -> Iterable[str]:
         if missing := _missing(rows):
             yield f"{missing:,} of these rows name a file that is not there or cannot be read."
         if embedded := int(rows["row_in_file"].notna().sum()):
-            yield (f"{embedded:,} of these images are embedded in Parquet: file and row_in_file say where. For the "
+            yield (f"{embedded:,} of these images lie in Parquet or tar files: file and row_in_file say where. For the "
                    "images themselves choose another format, as huggingface.")  # fmt: skip
     elif format in ("imagefolder", "yolo"):
         names = zip(writers.values(rows["path"]), writers.values(rows["format"]), strict=True)

@@ -24,7 +24,7 @@ from cleanweb import pixelcache, signatures
 from cleanweb.errors import MachineError
 from cleanweb.journal import Journal
 from cleanweb.pixelcache import PixelCache
-from cleanweb.records import NOTICE, ImageFacts, Progress, Status
+from cleanweb.records import NOTICE, ImageFacts, Progress, Status, Unread
 from cleanweb.workers import Failed, memory_share, run
 
 MAX_PIXELS = 178_956_970  # what Pillow too calls a decompression bomb: 512 MiB of RGB
@@ -44,7 +44,7 @@ class _Trouble(Exception):
 # --- one file -------------------------------------------------------------------------------------------------------
 
 
-def inspect_one(content: Path | bytes, name: str = "") -> tuple[ImageFacts, Image.Image | None]:
+def inspect_one(content: Path | bytes | Unread, name: str = "") -> tuple[ImageFacts, Image.Image | None]:
     """Open and decode one image fully, once: its facts, and the RGB picture where the status is OK. Never raises.
 
     `name` is what the bytes were called, to note a wrong extension; a Path brings its own.
@@ -98,7 +98,9 @@ def phash(picture: Image.Image) -> int:
 _COSINES = np.cos(np.pi / 64 * np.outer(np.arange(8), 2 * np.arange(32) + 1))  # (8, 32): the DCT's lowest rows
 
 
-def _read(content: Path | bytes) -> bytes:
+def _read(content: Path | bytes | Unread) -> bytes:
+    if isinstance(content, Unread):
+        raise _Trouble(content.status, content.words)
     if isinstance(content, Path):
         found = content.stat()
         if not stat.S_ISREG(found.st_mode):
@@ -242,7 +244,7 @@ def _explain(error: Exception) -> tuple[Status, str]:
 
 
 def inspect(
-    contents: Iterable[tuple[int, Path | bytes]],
+    contents: Iterable[tuple[int, Path | bytes | Unread]],
     total: int,
     cache_folder: Path | None,
     size_px: int,
@@ -279,12 +281,14 @@ def inspect(
     return journal.facts, PixelCache.save(cache_folder, n, journal.places)
 
 
-def _inspector(cache_folder: Path | None, size_px: int, first: int, number: int) -> Callable[[Path | bytes], object]:
+def _inspector(
+    cache_folder: Path | None, size_px: int, first: int, number: int
+) -> Callable[[Path | bytes | Unread], object]:
     """What one process does to one file: (facts, place in the cache), or the MachineError that stops the whole. Its
     squares go to a file of its own, numbered from `first` on: earlier ones may end in half a square."""
     logging.getLogger("PIL").setLevel(logging.CRITICAL)  # its complaints are told once, as the status
 
-    def inspect_and_keep(content: Path | bytes) -> object:
+    def inspect_and_keep(content: Path | bytes | Unread) -> object:
         with quiet():
             facts, picture = inspect_one(content)
         if picture is None or cache_folder is None:
@@ -298,24 +302,26 @@ def _inspector(cache_folder: Path | None, size_px: int, first: int, number: int)
     return inspect_and_keep
 
 
-def squares(files: Iterable[Path], side_px: int, workers: int) -> Iterator[tuple[ImageFacts, np.ndarray | None]]:
-    """Facts of every file, in order, and its centre square (side, side, 3) uint8 where it is a picture; supervised as
+def squares(
+    contents: Iterable[Path | bytes | Unread], side_px: int, workers: int
+) -> Iterator[tuple[ImageFacts, np.ndarray | None]]:
+    """Facts of every image, in order, and its centre square (side, side, 3) uint8 where it is a picture; supervised as
     in `inspect`, nothing is kept."""
     ready: dict[int, tuple[ImageFacts, np.ndarray | None]] = {}
     start, due = partial(_squarer, side_px), 0
-    for i, answer in run(start, enumerate(files), workers, memory_bytes=memory_share(workers)):
+    for i, answer in run(start, enumerate(contents), workers, memory_bytes=memory_share(workers)):
         ready[i] = (ImageFacts(Status.ERROR, answer.words), None) if isinstance(answer, Failed) else answer
         while due in ready:
             yield ready.pop(due)
             due += 1
 
 
-def _squarer(side_px: int, _: int) -> Callable[[Path], tuple[ImageFacts, np.ndarray | None]]:
+def _squarer(side_px: int, _: int) -> Callable[[Path | bytes | Unread], tuple[ImageFacts, np.ndarray | None]]:
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
-    def open_and_cut(file: Path) -> tuple[ImageFacts, np.ndarray | None]:
+    def open_and_cut(content: Path | bytes | Unread) -> tuple[ImageFacts, np.ndarray | None]:
         with quiet():
-            facts, picture = inspect_one(file)
+            facts, picture = inspect_one(content)
         if picture is None:
             return facts, None
         square = pixelcache.centre_square(picture, side_px)

@@ -29,7 +29,7 @@ from cleanweb.database import ADDED, FILE_FAULTS, brief, connect, faults, file_o
 from cleanweb.database import alone as alone  # this file is the door to DuckDB
 from cleanweb.database import opened as opened
 from cleanweb.errors import MachineError, RunError, UsageError
-from cleanweb.schema import SCHEMA_VERSION, SELECTIONS, TABLES, quoted, statements
+from cleanweb.schema import NEW_COLUMNS, SCHEMA_VERSION, SELECTIONS, TABLES, quoted, statements
 from cleanweb.spreadsheet import guarded_sql
 
 if TYPE_CHECKING:
@@ -242,13 +242,14 @@ def _connect_to_change(run: Path) -> duckdb.DuckDBPyConnection:
 def read(folder: Path, table: str) -> "pd.DataFrame":
     """A whole table, in the order it was written, with the columns of `TABLES`; what `write` takes again.
 
-    Verdicts are text. A table that an older manifest lacks is empty. Raises RunError where there is no manifest, or one
-    of another schema.
+    Verdicts are text. What an older manifest lacks is empty: a table, or a column. Raises RunError where there is no
+    manifest, or one of another schema.
     """
     with opened(folder) as con:
         verdicts = [name for name, sql_type, _ in TABLES[table] if sql_type.split()[0] == "verdict"]
         text = ", ".join(f"{name}::VARCHAR AS {name}" for name in verdicts)
         frame = con.execute(f"SELECT *{f' REPLACE ({text})' * bool(text)} FROM {table}").df()
+    frame = frame.assign(**{name: None for name in NEW_COLUMNS.get(table, ()) if name not in frame})
     if list(frame.columns) != [name for name, _, _ in TABLES[table]]:
         raise RunError(
             f"the table {table} of {file_of(folder)} has not the columns of this version of cleanweb "

@@ -117,8 +117,8 @@ def _learn(settings: Settings, crawl: readers.Crawl, unfinished: Unfinished, pro
     rows, decision = judged.images, judged.decision
     log.info("verdicts %s; share of wrong labels %.3f (%.3f to %.3f)", dict(Counter(map(str, decision.verdict))),
              *decision.noise[-1])  # fmt: skip
-    changed = changes(samples, facts)
-    rows = tables.with_notes(rows, changed)
+    changed, replaced = changes(samples, facts), not_as_downloaded(samples, facts)
+    rows = tables.with_notes(tables.with_notes(rows, changed), replaced)
     final = encode([rows.at[i, "final_label"] for i in scored], classes)[1]
     classifier_epochs: list[train.EpochRecord] = []
     if (final >= 0).any():
@@ -194,6 +194,15 @@ def changes(samples: list[Sample], facts: list[ImageFacts]) -> dict[int, str]:
     single = {i: Path(s.file) for i, s in enumerate(samples) if s.row is None and facts[i].status == Status.OK}
     found = {i: images.changed_since(file, facts[i]) for i, file in single.items()}
     return {i: words for i, words in found.items() if words}
+
+
+def not_as_downloaded(samples: list[Sample], facts: list[ImageFacts]) -> dict[int, str]:
+    """Which images are not the bytes that were downloaded, in words, by sample index. Where none of them is, they were
+    resized or written anew by the crawler, and that is no news of any."""
+    known = {i: s.sha256.lower() for i, s in enumerate(samples) if s.sha256 and facts[i].sha256}
+    other = {i: f"not the bytes that were downloaded: their SHA-256 was {sha256}" for i, sha256 in known.items()
+             if sha256 != facts[i].sha256}  # fmt: skip
+    return other if len(other) < len(known) else {}
 
 
 def to_score(samples: list[Sample], facts: list[ImageFacts], kept: np.ndarray) -> np.ndarray:

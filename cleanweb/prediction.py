@@ -3,17 +3,17 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from cleanweb import images, machine
+from cleanweb import images, machine, readers, shards
 from cleanweb.errors import RunError, UsageError
 from cleanweb.network import TimmModel, load_classifier
 from cleanweb.readers import printable
-from cleanweb.records import ImageFacts, Progress, Status, silent
+from cleanweb.records import ImageFacts, Progress, Status, Unread, silent
 from cleanweb.views import Pixels
 
 _BATCH = 32
@@ -35,25 +35,27 @@ class Prediction:
 def predict(
     sources: Sequence[Path], classifier: Path, device: str = "auto", progress: Progress = silent
 ) -> Iterator[Prediction]:
-    """One Prediction per file, in order; folders are walked. Raises RunError where there is no classifier."""
+    """One Prediction per file, in order; folders are walked, and so are tars. Raises RunError where there is no
+    classifier."""
     if not (classifier / "config.json").exists():
         raise RunError(f"There is no classifier in {classifier}. Run `cleanweb fit` first, or give --run.")
-    files = [file for source in sources for file in _files(Path(source))]
+    items = [item for source in sources for file in _files(Path(source)) for item in _items(file)]
     at = machine.choose_device(device)
     model, names = load_classifier(classifier)
     model = model.to(at)
     config = model.pretrained_cfg
     pixels = Pixels(config["input_size"][-1], tuple(config["mean"]), tuple(config["std"]))
-    opened = zip(files, images.squares(files, pixels.size_px, min(machine.cores(), len(files))), strict=True)
+    squares = images.squares(_contents(items), pixels.size_px, min(machine.cores(), len(items)))
+    opened = zip((name for name, _, _ in items), squares, strict=True)
     done = 0
     while batch := list(islice(opened, _BATCH)):
         yield from _predict(batch, model, names, pixels, at)
         done += len(batch)
-        progress("predict", done, len(files))
+        progress("predict", done, len(items))
 
 
 def _predict(
-    opened: list[tuple[Path, tuple[ImageFacts, np.ndarray | None]]], model: TimmModel, names: list[str],
+    opened: list[tuple[str, tuple[ImageFacts, np.ndarray | None]]], model: TimmModel, names: list[str],
     pixels: Pixels, device: torch.device,
 ) -> Iterator[Prediction]:  # fmt: skip
     squares = [torch.from_numpy(square.copy()) for _, (_, square) in opened if square is not None]
@@ -63,14 +65,12 @@ def _predict(
             batch = torch.stack(squares).to(device)
             top = model(pixels.normalise(batch)).float().softmax(1).max(1)
         answers = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    for file, (facts, square) in opened:
+    for name, (facts, square) in opened:
         if square is None:
-            yield Prediction(
-                printable(str(file)), None, None, "no such file" if facts.status == Status.MISSING else facts.error
-            )
+            yield Prediction(name, None, None, "no such file" if facts.status == Status.MISSING else facts.error)
         else:
             k, probability = next(answers)
-            yield Prediction(printable(str(file)), names[k], probability)
+            yield Prediction(name, names[k], probability)
 
 
 def _files(source: Path) -> Iterator[Path]:
@@ -81,3 +81,26 @@ def _files(source: Path) -> Iterator[Path]:
     if not found:
         raise UsageError(f"There are no files in {source}.")
     yield from (file for file in found if not file.name.startswith("."))
+
+
+def _items(file: Path) -> Iterator[tuple[str, Path, int | None]]:
+    """What there is in a file to predict: its name, the file, and where it lies in a tar."""
+    name = printable(str(file))
+    if file.suffix.lower() != ".tar" or not file.is_file():
+        yield name, file, None
+        return
+    with readers.opened(str(file)) as stream:
+        shard = shards.open_shard(*stream, shards.LabelChoice("cls"))
+    pictures = [picture for picture in shard.pictures if picture.member and not picture.member.kind]
+    yield from ((f"{name}/{picture.name}", file, picture.member.place) for picture in pictures if picture.member)
+    if shard.broken or not pictures:
+        yield name, file, None  # which says what it is instead
+
+
+def _contents(items: Sequence[tuple[str, Path, int | None]]) -> Iterator[Path | bytes | Unread]:
+    for file, there in groupby(items, key=lambda item: item[1]):
+        places = [place for _, _, place in there]
+        if inside := [place for place in places if place is not None]:
+            yield from (content for _, content in readers.embedded_images(str(file), inside))
+        if None in places:
+            yield file

@@ -40,7 +40,8 @@ class Status(StrEnum):
     CONFLICTING = "conflicting"  # the table names this path again, with another label
     MISSING = "missing"  # no such file
     OUTSIDE = "outside"  # the path, or a link, leads out of the crawl folder: it is not opened
-    # found by inspecting the file
+    NOT_DOWNLOADED = "not_downloaded"  # the crawler could not fetch it, and says why
+    # found by inspecting the file, or by the reader of the shard that holds it
     EMPTY = "empty"  # zero bytes
     TRUNCATED = "truncated"  # the picture breaks off
     NOT_AN_IMAGE = "not_an_image"  # HTML, JSON, text, archive …
@@ -55,9 +56,9 @@ MEANING = {
     Verdict.OOD: "none of the classes",
     Verdict.UNUSABLE: "no readable image, or no label",
 }
-UNREADABLE = (Status.MISSING, Status.OUTSIDE, Status.EMPTY, Status.TRUNCATED, Status.NOT_AN_IMAGE, Status.UNSUPPORTED,
-              Status.TOO_LARGE, Status.ERROR)  # fmt: skip
-CLOSED = (Status.REPEATED, Status.CONFLICTING, Status.MISSING, Status.OUTSIDE)  # no file is opened for such a row
+UNREADABLE = (Status.MISSING, Status.OUTSIDE, Status.NOT_DOWNLOADED, Status.EMPTY, Status.TRUNCATED,
+              Status.NOT_AN_IMAGE, Status.UNSUPPORTED, Status.TOO_LARGE, Status.ERROR)  # fmt: skip
+CLOSED = (Status.REPEATED, Status.CONFLICTING, *UNREADABLE)  # no file is opened for a row of which a reader says this
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +67,21 @@ class Sample:
 
     sample_id: str  # unique in the run: the path, with "#2", "#3" … where the table names a path again
     path: str  # posix, relative to the crawl folder where the file lies inside it, else absolute
-    file: str  # the file to open, absolute: the image itself, or the Parquet file that embeds it
-    row: int | None  # row in that Parquet file; None where `file` is the image
+    file: str  # the file to open, absolute: the image itself, or the Parquet or tar file that holds it
+    row: int | None  # row of that Parquet file, or byte of that tar at which it begins; None where `file` is the image
     given_label: str | None  # None where no label was given
     status: Status = Status.OK  # OK, or what the reader found wrong
     note: str = ""  # that in words
+    url: str = ""  # the address it was downloaded from, where the crawl says
+    sha256: str = ""  # of the bytes as they were downloaded, where the crawl says
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """What stands in the place of an image's bytes where its file gave none."""
+
+    status: Status
+    words: str
 
 
 @dataclass(frozen=True, slots=True)

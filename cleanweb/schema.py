@@ -6,7 +6,7 @@ It is a contract: users write SQL against it. Every table, view and column carri
 
 from collections.abc import Iterator
 
-SCHEMA_VERSION = 4  # changes with the tables and their columns; every run stores the one it was written with
+SCHEMA_VERSION = 5  # changes with the tables and their columns; every run stores the one it was written with
 
 # For each table its columns: (name, SQL type, comment).
 TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
@@ -42,7 +42,13 @@ TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("duplicate_kind", "VARCHAR", "exact: same pixels; near: looks the same; NULL where duplicate_of is"),
         ("note", "VARCHAR", "What else is worth knowing of the file: wrong extension, animated …"),
         ("file", "VARCHAR", "Absolute path of the file that holds the image; NULL where there is none"),
-        ("row_in_file", "BIGINT", "Row of the Parquet file that embeds the image; NULL where the file is the image"),
+        (
+            "row_in_file",
+            "BIGINT",
+            "Row of the Parquet file, or byte of the tar, at which the image lies; NULL where the file is the image",
+        ),
+        ("url", "VARCHAR", "Address the image was downloaded from, where the crawl says"),
+        ("downloaded_sha256", "VARCHAR", "SHA-256 of the bytes as they were downloaded, where the crawl says"),
     ),
     "classes": (
         ("label", "VARCHAR PRIMARY KEY", "The class"),
@@ -256,3 +262,4 @@ def quoted(text: str) -> str:
 # The tables that each version added. A manifest of an older version lacks them: they are read as empty, and it is
 # written anew as one of this version before anything is changed in it.
 MIGRATIONS: dict[int, tuple[str, ...]] = {2: ("reviews",), 3: ("audits", "audit_findings"), 4: ("reliability",)}
+NEW_COLUMNS: dict[str, tuple[str, ...]] = {"images": ("url", "downloaded_sha256")}  # since version 5; NULL before

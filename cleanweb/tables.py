@@ -56,6 +56,8 @@ def facts_table(
             "note": fact.note or None,
             "file": sample.file or None,
             "row_in_file": sample.row,
+            "url": sample.url or None,
+            "downloaded_sha256": sample.sha256 or None,
         })  # fmt: skip
     return pd.DataFrame(rows, dtype=object).assign(**dict.fromkeys(_JUDGED))
 

@@ -1,6 +1,6 @@
 """Damaged and hostile input, at random: whatever is read, it ends in one status or in one CleanwebError.
 
-    python -m tests.fuzz images --n 20000          # or tables, checkpoints, classifiers, manifests, scores
+    python -m tests.fuzz images --n 20000          # or tables, tars, checkpoints, classifiers, manifests, scores
     python -m tests.fuzz tables --n 20000 --first 5000 --corpus FOLDER
 
 Every mutant is made from its number alone, so that a finding can be made again: `--first NUMBER --n 1`. Each is read
@@ -10,10 +10,12 @@ in a supervised process: an exception of any other kind, a crash, a hang or too 
 
 import argparse
 import functools
+import io
 import json
 import random
 import resource
 import sys
+import tarfile
 import tempfile
 import time
 import zlib
@@ -24,6 +26,7 @@ from pathlib import Path
 
 from cleanweb import workers
 from cleanweb.errors import CleanwebError
+from cleanweb.records import Status, Unread
 from cleanweb.workers import Failed
 
 MEMORY_BYTES = 3 << 30  # beyond what importing takes; images are given the same, and 179 megapixels need it
@@ -76,7 +79,9 @@ def _damage(rng: random.Random, data: bytearray, seeds: list[bytes], words: bool
 
 
 def _with_sums(data: bytes) -> bytes:
-    """A PNG's check sums made right, or nobody looks behind them."""
+    """A PNG's and a tar's check sums made right, or nobody looks behind them."""
+    if data[257:262] == b"ustar":
+        return b"".join(_with_sum(data[at : at + 512]) for at in range(0, len(data), 512))
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         return data
     parts, at = [data[:8]], 8
@@ -89,6 +94,12 @@ def _with_sums(data: bytes) -> bytes:
     return b"".join(parts) + data[at:]
 
 
+def _with_sum(block: bytes) -> bytes:
+    if block[257:262] != b"ustar" or len(block) < 512:
+        return block
+    return block[:148] + b"%06o\0 " % (sum(block[:148]) + 8 * 32 + sum(block[156:])) + block[156:]
+
+
 # --- what is read, and how: a check gives the outcome in a word, and raises where something is wrong -----------------
 
 Check = Callable[[bytes], str]
@@ -96,7 +107,6 @@ Check = Callable[[bytes], str]
 
 def images(folder: Path, corpus: Path | None) -> tuple[list[bytes], Check]:
     from cleanweb.images import inspect_one, quiet
-    from cleanweb.records import Status
     from tests.imageseeds import seeds
 
     def check(data: bytes) -> str:
@@ -133,6 +143,28 @@ def tables(folder: Path, corpus: Path | None) -> tuple[list[bytes], Check]:
         return outcomes[0]
 
     return [*_tables(folder), *_files(corpus)], check
+
+
+def tars(folder: Path, corpus: Path | None) -> tuple[list[bytes], Check]:
+    from cleanweb import readers
+    from tests.imageseeds import saved
+
+    def check(data: bytes) -> str:
+        (folder / "s.tar").write_bytes(data)
+        try:
+            crawl = readers.read(folder / "s.tar")
+        except CleanwebError as error:
+            return _name(error)
+        for sample in crawl.samples:
+            f"{sample.sample_id}{sample.path}{sample.given_label}{sample.note}{sample.url}".encode()
+            assert (sample.status == Status.OK) != bool(sample.note), sample
+        for i, content in readers.contents(crawl.samples):
+            assert crawl.samples[i].file.endswith("s.tar")
+            assert isinstance(content, bytes | Unread)
+        broken = any(sample.status == Status.ERROR for sample in crawl.samples)
+        return "broken" if broken else "read"
+
+    return [*_tars(saved("PNG")), *_files(corpus)], check
 
 
 def checkpoints(folder: Path, corpus: Path | None) -> tuple[list[bytes], Check]:
@@ -223,7 +255,7 @@ def scores(folder: Path, corpus: Path | None) -> tuple[list[bytes], Check]:
     return [whole, *_files(corpus)], check
 
 
-TARGETS = {make.__name__: make for make in (images, tables, checkpoints, classifiers, manifests, scores)}
+TARGETS = {make.__name__: make for make in (images, tables, tars, checkpoints, classifiers, manifests, scores)}
 
 
 def _outcome(act: Callable[[], object]) -> str:
@@ -264,6 +296,22 @@ def _tables(folder: Path) -> list[bytes]:
                 con.execute(f"COPY (SELECT {part} FROM t) TO '{folder}/x.parquet' (COMPRESSION {how})")
                 found.append((folder / "x.parquet").read_bytes())
     (folder / "x.parquet").unlink()
+    return found
+
+
+def _tars(png: bytes) -> list[bytes]:
+    found = []
+    for format in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        with io.BytesIO() as written, tarfile.open(fileobj=written, mode="w", format=format) as tar:
+            for i, name in enumerate(("0", "1", "a/2.left", "x" * 90 + "/" + "3" * 40, "é4", "5")):
+                facts = json.dumps({"label": "cat", "url": "http://a/b.png", "sha256": "0" * 64}).encode()
+                for ending, data in (("png", png), ("cls", b"cat" if i % 2 else b"dog"), ("json", facts)):
+                    info = tarfile.TarInfo(f"{name}.{ending}")
+                    info.type = tarfile.SYMTYPE if (name, ending) == ("5", "png") else tarfile.REGTYPE
+                    info.size = len(data) if info.isreg() else 0
+                    tar.addfile(info, io.BytesIO(data))
+            tar.close()
+            found.append(written.getvalue())
     return found
 
 

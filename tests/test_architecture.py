@@ -30,13 +30,16 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("what people say", {"reviews"}),
     ("stages", {"readers/*", "images", "duplicates", "methods/*", "train", "score", "verdict", "tables", "trusted",
                 "manifest", "writers/*", "resuming"}),
-    ("what some of a shelf share", {"labeltree"}),
+    ("labels that a table gives", {"keyedlabels"}),
+    ("what some of a shelf share", {"labeltree", "shards"}),
+    ("a table's rows", {"labelrows"}),
+    ("what holds images", {"parquetfile"}),
     ("what a shelf has in common", {"readers", "methods", "writers", "bench"}),
     ("built with tools", {"database", "network", "runfolder", "terminal", "config", "journal", "texttable", "placing",
                           "splits"}),
     ("tools", {"settings", "machine", "divergence", "neighbours", "labelnoise", "calibration", "smallloss", "mixmatch",
                "contrastive", "twogroups", "distributed", "workers", "pixelcache", "signatures", "charts", "usage",
-               "runlock", "checkpoint", "safenames", "spreadsheet", "drafts", "signals"}),
+               "runlock", "checkpoint", "safenames", "spreadsheet", "drafts", "signals", "tarmembers", "columns"}),
     ("the disk", {"atomic"}),
     ("ground", {"records", "errors", "schema"}),
 ]  # fmt: skip
@@ -54,14 +57,15 @@ TENSORS = {"methods", "methods/*", "divergence", "neighbours", "network", "small
            "views", "features", "train", "tune", "plan", "score", "pipeline", "prediction", "modelexport",
            "bench/trial",
            "bench/rivals"}  # fmt: skip
-DATABASE = {"database", "manifest", "readers/table", "writers/parquet"}
+DATABASE = {"database", "manifest", "parquetfile", "writers/parquet"}
 # What `--help`, `export`, `sql`, `retag`, `doctor` and `review` load: no module-level import leads from here to torch.
 TORCH_FREE = {"__init__", "__main__", "run", "cli", "commands", "commands/*", "terminal", "config", "usage",
               "retagging", "exporting", "labeltree", "modelcard", "doctor", "summary", "report", "thumbnails",
               "charts", "reviews",
               "carried", "review",
               "review/*", "verdict", "tables", "trusted", "manifest", "database", "images", "duplicates", "runfolder",
-              "readers", "readers/*", "writers", "writers/*", "bench", "bench/noise", "bench/sources", "bench/worlds",
+              "readers", "readers/*", "parquetfile", "labelrows", "keyedlabels", "shards", "tarmembers",
+              "writers", "writers/*", "bench", "bench/noise", "bench/sources", "bench/worlds",
               "bench/metrics", "bench/record", "bench/tables", "bench/commands", "audit", "audit/*", "runlock",
               "resuming", "journal", "checkpoint", "atomic", "signals"}  # fmt: skip
 PRINTS = {"cli", "terminal", "commands", "commands/*", "bench/commands"}  # others use `logging` and callbacks

@@ -19,7 +19,15 @@ from tests.fuzz import TARGETS, _scores, fuzz
 from tests.imageseeds import picture, saved, seeds
 
 NASTY = Path(__file__).parents[2] / "shared" / "data" / "nasty"
-BUDGET = {"images": 2000, "tables": 150, "checkpoints": 50, "classifiers": 300, "manifests": 60, "scores": 500}
+BUDGET = {
+    "images": 2000,
+    "tables": 150,
+    "tars": 1500,
+    "checkpoints": 50,
+    "classifiers": 300,
+    "manifests": 60,
+    "scores": 500,
+}
 
 
 @pytest.mark.parametrize("target", TARGETS)

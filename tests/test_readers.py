@@ -12,8 +12,9 @@ import duckdb
 import pytest
 
 from cleanweb import readers
+from cleanweb.columns import choose
 from cleanweb.errors import CrawlError, UsageError
-from cleanweb.readers import READERS, choose, contents, embedded_images, read, read_bytes
+from cleanweb.readers import READERS, contents, embedded_images, read, read_bytes
 from cleanweb.records import Status
 
 CIFAR = Path(__file__).parents[2] / "shared" / "data" / "cifar100"
@@ -478,7 +479,7 @@ def test_single_embedded_images_are_those_of_the_file_that_is_there_now(tmp_path
     file = parquet(tmp_path / "train.parquet", EMBEDDED)
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda row: read_bytes(str(file), row), [0, 1, 2, 3, 4, 5] * 20))
-    assert found == list(dict(embedded_images(str(file))).values()) * 20
+    assert found == list(dict(embedded_images(str(file), range(6))).values()) * 20
     file.unlink()
     with pytest.raises(CrawlError, match="cannot be read"):
         read_bytes(str(file), 0)
@@ -491,7 +492,7 @@ def test_a_parquet_file_that_is_damaged_inside_is_told(tmp_path):
     whole = file.read_bytes()
     file.write_bytes(whole[:4] + bytes(len(whole) // 2 - 4) + whole[len(whole) // 2 :])
     with pytest.raises(CrawlError, match="cannot be read as Parquet"):
-        list(embedded_images(str(file)))
+        list(embedded_images(str(file), range(6)))
     with pytest.raises(CrawlError, match="cannot be read as Parquet"):
         read_bytes(str(file), 0)
 

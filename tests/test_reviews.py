@@ -310,7 +310,7 @@ def test_an_older_manifest_can_be_changed(old):
     assert rows(old, "SELECT schema_version FROM runs") == [(SCHEMA_VERSION,)]
     assert labels(old) == {"red/02.png": None}
     reviews.undo(old, done.review_ids)
-    assert everything(old) == before
+    assert [row[: len(before[0])] for row in everything(old)] == before  # columns have been added
 
 
 def test_retag_brings_an_older_manifest_up_to_date(old):

@@ -78,8 +78,7 @@ def _pictures(source: Source, chosen: np.ndarray) -> np.ndarray:
     made = np.empty((len(chosen), SIDE_PX, SIDE_PX, 3), np.uint8)
     for i, content in readers.contents(source.samples):
         if i in place:
-            data = content if isinstance(content, bytes) else content.read_bytes()
-            with Image.open(BytesIO(data)) as picture:
+            with Image.open(BytesIO(readers.bytes_of(content))) as picture:
                 square = pixelcache.centre_square(picture.convert("RGB"), SIDE_PX)
             made[place[i]] = square if len(square) == SIDE_PX else pixelcache.resized(square, SIDE_PX)
     return made

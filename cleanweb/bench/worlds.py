@@ -247,7 +247,7 @@ def _write_images(samples: list[Sample], folders: list[Path], progress: Callable
     for folder in set(folders):
         folder.mkdir(parents=True)
     for i, content in readers.contents(samples):
-        data = content if isinstance(content, bytes) else content.read_bytes()
+        data = readers.bytes_of(content)
         files[i] = folders[i] / f"{i:06d}{_suffix(data, samples[i])}"
         files[i].write_bytes(data)
         progress(len(files), len(samples))

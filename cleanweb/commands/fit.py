@@ -33,14 +33,14 @@ def fit(
     ctx: typer.Context,
     source: Annotated[
         Path,
-        typer.Argument(metavar="SOURCE", help="A folder of images, a table of paths and labels, or Parquet files."),
+        typer.Argument(metavar="SOURCE", help="Images: a folder, a table of paths and labels, Parquet, tar shards."),
     ],
     labels: Annotated[Path | None, typer.Option(metavar="TABLE", rich_help_panel=_INPUT,
         help="Table of paths and labels: CSV, TSV, JSONL, Parquet.")] = None,
     path_column: Annotated[str | None, typer.Option(metavar="NAME", rich_help_panel=_INPUT,
         help="The table's column of paths; default: guessed.")] = None,
     label_column: Annotated[str | None, typer.Option(metavar="NAME", rich_help_panel=_INPUT,
-        help="The table's column of labels; default: guessed.")] = None,
+        help="The table's column of labels; default: guessed. Of shards: cls, txt or a field.")] = None,
     trusted: Annotated[Path | None, typer.Option(metavar="TABLE", rich_help_panel=_INPUT,
         help="Table of labels that a person has verified (empty: none of the classes), or a reviewed run.")] = None,
     merge_labels: Annotated[bool, typer.Option("--merge-labels", rich_help_panel=_INPUT,
@@ -99,6 +99,7 @@ def fit(
     Examples:
       cleanweb fit crawl                                 a folder per class
       cleanweb fit crawl --labels labels.csv             a folder and a table
+      cleanweb fit 'shards/images-{000..017}.tar'        WebDataset; or the folder img2dataset wrote
       cleanweb fit crawl --backbone resnet50.a1_in1k --epochs 30
       cleanweb fit crawl --set lr=0.01 --set folds=3     other values in the recipe
     """

@@ -13,7 +13,7 @@ from cleanweb.terminal import echo_json, one_line, showing_progress, words_for_e
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Images, or folders of images.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Images, folders of images, or tars.")],
     run: RunOption = Path(DEFAULT_RUN),
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, mps.")] = "auto",
     as_json: JsonOption = False,

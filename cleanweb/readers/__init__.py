@@ -9,20 +9,29 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from typing import BinaryIO
 
-from cleanweb.errors import CrawlError, UsageError
-from cleanweb.records import CLOSED, Sample, Status
+from cleanweb import tarmembers
+from cleanweb.errors import CrawlError
+from cleanweb.records import CLOSED, Sample, Status, Unread
 
-READERS = {"table": "cleanweb.readers.table", "folder": "cleanweb.readers.folder"}
+READERS = {
+    "img2dataset": "cleanweb.readers.img2dataset",
+    "webdataset": "cleanweb.readers.webdataset",
+    "table": "cleanweb.readers.table",
+    "folder": "cleanweb.readers.folder",
+}
+_PARQUET = "cleanweb.parquetfile"  # loads DuckDB: where need be
 
 SAME_LABEL_AGAIN = "the table names this path again, with the same label"
 LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx"}  # what operating systems leave behind
 SIDECARS = {".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".txt", ".md"}  # lie beside images, are none
+_BESIDE = {*SIDECARS, ".py", ".yaml", ".yml"}  # and beside Parquet and tar files that hold them
 
 
 @dataclass(frozen=True)
@@ -52,10 +61,8 @@ def read(
     source = absolute(source)
     labels = None if labels is None else absolute(labels)
     for what, path in (("source", source), ("table", labels)):
-        if path is not None and not path.exists():
+        if path is not None and not path.exists() and not _means_tars(path):
             raise CrawlError(f"Nothing found at {path}: looked for the {what} there. Check the spelling.")
-    if labels is not None and not source.is_dir():
-        raise UsageError(f"{source} is a table already: give it alone, or a folder of images together with --labels.")
     for module in map(import_module, READERS.values()):
         if module.sniff(source, labels):
             crawl = module.read(source, labels, path_column, label_column, allow_outside)
@@ -65,44 +72,90 @@ def read(
             _check(crawl, labels or source)
             return replace(crawl, notes=_counts(crawl.samples) + crawl.notes + told)
     raise CrawlError(
-        f"{source} is neither a folder nor a table (CSV, TSV, JSON lines, Parquet). Unpack archives first and give "
-        "the folder."
+        f"{source} is neither a folder, nor a table (CSV, TSV, JSON lines, Parquet), nor a tar of images. Unpack other "
+        "archives first and give the folder."
     )
 
 
-def contents(samples: list[Sample]) -> Iterator[tuple[int, Path | bytes]]:
-    """The index of every sample that can be opened, with its file, or its bytes where Parquet embeds them.
+def contents(samples: list[Sample]) -> Iterator[tuple[int, Path | bytes | Unread]]:
+    """The index of every sample that can be opened, with its file, or its bytes where Parquet or a tar holds them, or
+    why it has none.
 
-    Not of missing ones and such as lie outside, nor of repeated and conflicting rows: their first row stands for them.
-    Single files come in
-    order, then the Parquet files one after the other, streamed: memory holds some rows at a time.
+    Not of those that a reader found closed, and of repeated and conflicting rows: their first row stands for them.
+    Single files come in order, then the Parquet and tar files one after the other, streamed: memory holds some rows at
+    a time.
     """
-    embedded: dict[str, dict[int, int]] = defaultdict(dict)
+    held: dict[str, dict[int, int]] = defaultdict(dict)
     for index, sample in enumerate(samples):
         if sample.status in CLOSED:
             continue
         if sample.row is None:
             yield index, Path(sample.file)
         else:
-            embedded[sample.file][sample.row] = index
-    for file, index_of in embedded.items():
-        for row, content in embedded_images(file):
-            if row in index_of:
-                yield index_of[row], content
+            held[sample.file][sample.row] = index
+    for file, index_of in held.items():
+        words = "the file that holds it does not any more"
+        try:
+            for row, content in embedded_images(file, index_of):
+                yield index_of.pop(row), content
+        except CrawlError as error:
+            words = str(error)
+        yield from ((index, Unread(Status.ERROR, words)) for index in index_of.values())
 
 
-def embedded_images(file: str) -> Iterator[tuple[int, bytes]]:
-    """Every row number of a Parquet file and the image it embeds, in order, streamed: 20,000 images of 20 kB in 0.5 s.
+def bytes_of(content: Path | bytes | Unread) -> bytes:
+    """One of `contents`. Raises OSError or CrawlError where it has no bytes."""
+    if isinstance(content, Unread):
+        raise CrawlError(f"An image cannot be read: {content.words}.")
+    return content if isinstance(content, bytes) else content.read_bytes()
+
+
+def embedded_images(file: str, rows: Collection[int]) -> Iterator[tuple[int, bytes | Unread]]:
+    """These rows of a Parquet file and the images it embeds, or these places in a tar and the images there, in order,
+    streamed: 20,000 images of 20 kB in 0.5 s. What a file no longer has is left out.
 
     Raises CrawlError where the file cannot be read.
     """
-    yield from import_module(READERS["table"]).stream(file)
+    if not _is_tar(file):
+        wanted = set(rows)
+        yield from (found for found in import_module(_PARQUET).stream(file) if found[0] in wanted)
+        return
+    try:
+        with opened(file) as (tar, _):
+            yield from tarmembers.stream(tar, rows)
+    except OSError as error:
+        raise CrawlError(f"{file} cannot be read: {error.strerror or error}.") from None
 
 
 def read_bytes(file: str, row: int | None) -> bytes:
-    """One image's bytes: the whole `file`, or what that row of a Parquet file embeds (0.02 s where its row groups hold
-    2,000 images of 20 kB; all of them are read for one). Raises OSError or CrawlError."""
-    return Path(file).read_bytes() if row is None else import_module(READERS["table"]).embedded(file, row)
+    """One image's bytes: the whole `file`; what that place in a tar holds; or what that row of a Parquet file embeds
+    (0.02 s where its row groups hold 2,000 images of 20 kB; all of them are read for one). Raises OSError or
+    CrawlError."""
+    if row is None:
+        return Path(file).read_bytes()
+    if not _is_tar(file):
+        return import_module(_PARQUET).embedded(file, row)
+    with opened(file) as (tar, _):
+        content = tarmembers.read(tar, row)
+    if isinstance(content, Unread):
+        raise CrawlError(f"{file}, byte {row:,}: {content.words}.")
+    return content
+
+
+@contextmanager
+def opened(file: str) -> Iterator[tuple[BinaryIO, int]]:
+    """A file to read at any place, and its size in bytes. Raises OSError."""
+    with Path(file).open("rb") as stream:
+        yield stream, os.fstat(stream.fileno()).st_size
+
+
+def _is_tar(file: str) -> bool:
+    return file.lower().endswith(".tar")
+
+
+def _means_tars(path: Path) -> bool:
+    """A pattern, as images-{000..017}.tar."""
+    return _is_tar(path.name) and re.search(r"[{*?\[]", os.fspath(path)) is not None
 
 
 # --- what several readers need --------------------------------------------------------------------------------------
@@ -119,7 +172,24 @@ def walk(folder: Path, notes: list[str], border: str | None = None) -> list[str]
     Links to nothing are listed, and those that lead across the border (see `outside`), which are not followed. A folder
     that cannot be read is told in `notes`.
     """
-    found, folders, seen = [], [os.fspath(folder)], set()
+    return sorted(_files(folder, notes, border))
+
+
+def only(folder: Path, ending: str, border: str | None = None) -> list[str]:
+    """The files below a folder that have this ending, sorted, where it holds nothing else that could be images; else
+    none."""
+    found = []
+    for file in _files(folder, [], border):
+        suffix = os.path.splitext(file)[1].lower()  # noqa: PTH122 (strings: a crawl has millions of files)
+        if suffix == ending:
+            found.append(file)
+        elif suffix not in _BESIDE:
+            return []
+    return sorted(found)
+
+
+def _files(folder: Path, notes: list[str], border: str | None) -> Iterator[str]:
+    folders, seen = [os.fspath(folder)], set()
     while folders:
         here = folders.pop()
         try:
@@ -132,14 +202,13 @@ def walk(folder: Path, notes: list[str], border: str | None = None) -> list[str]
                     if hidden(entry.name):
                         continue
                     if entry.is_symlink() and outside(entry.path, border):
-                        found.append(entry.path)
+                        yield entry.path
                     elif entry.is_dir():
                         folders.append(entry.path)
                     elif entry.is_file() or entry.is_symlink():
-                        found.append(entry.path)
+                        yield entry.path
         except OSError as error:
             notes.append(f"the folder {printable(here)} cannot be read: {error.strerror}")
-    return sorted(found)
 
 
 def border(root: Path, allow_outside: bool) -> str | None:
@@ -179,71 +248,21 @@ def count(n: int, singular: str, plural: str) -> str:
     return f"{n:,} {singular if n == 1 else plural}"
 
 
-# --- which column ---------------------------------------------------------------------------------------------------
+class Namings:
+    """How often each path was named so far, and the label it was first given."""
 
-# Names by rank: the first rank that any column answers to decides, and two columns that answer to it are too many.
-# A name is compared in lower case and in words: imagePath, image-path and "Image Path" are image_path.
-_NAMES = {
-    "path": (
-        {"path"},
-        {"file", "filename", "file_name", "filepath", "file_path", "image", "images", "image_path", "imagepath",
-         "image_file", "image_filename", "image_file_name", "image_name", "imagename", "img", "img_path", "imgpath",
-         "img_file", "img_filename", "img_name", "relative_path", "rel_path"},
-    ),
-    "label": (
-        {"label"},
-        {"labels", "class", "category", "target", "class_name", "classname", "label_name", "category_name",
-         "class_label", "given_label", "species", "tag", "y"},
-    ),
-}  # fmt: skip
-# The last rank: a name that holds one of the first words and none of the second (image_width is no path).
-_WORDS_IN = {
-    "path": ({"path", "file", "filename", "filepath", "image", "img"}, {"label", "class", "category", "target", "id",
-             "width", "height", "size", "url", "hash", "md5", "sha256", "format", "type", "split"}),
-    "label": ({"label", "class", "category", "target"}, {"path", "file", "filename", "image", "img"}),
-}  # fmt: skip
+    def __init__(self) -> None:
+        self.times: Counter[str] = Counter()
+        self.labels: dict[str, str] = {}
 
-
-class ColumnError(UsageError):
-    """Which column holds the paths, or the labels, is not clear."""
-
-    def __init__(self, problem: str, what: str):
-        super().__init__(f"{problem} Name the right one with --{what}-column.")
-        self.without_option = f"{problem} Call the right one {what!r}."
-
-
-@contextmanager
-def no_column_options() -> Iterator[None]:
-    """For a table whose columns no option names: what is said of them advises none."""
-    try:
-        yield
-    except ColumnError as error:
-        raise UsageError(error.without_option) from None
-
-
-def choose(columns: list[str], what: str, given: str | None, table: Path) -> str:
-    """The column of the "path" or the "label": the one given, else guessed by name. Raises ColumnError otherwise."""
-    ending = f"The columns are: {', '.join(map(repr, columns))}."
-    if given is not None:
-        named = [name for name in columns if name == given] or [c for c in columns if c.lower() == given.lower()]
-        if len(named) == 1:
-            return named[0]
-        raise ColumnError(f"{table} has {'several columns' if named else 'no column'} {given!r}. {ending}", what)
-    wanted, unwanted = _WORDS_IN[what]
-    words = {name: set(name.split("_")) for name in map(_snake, columns)}
-    loose = {name for name in words if words[name] & wanted and not words[name] & unwanted}
-    for names in (*_NAMES[what], loose):
-        found = [column for column in columns if _snake(column) in names]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            found_names = ", ".join(found)
-            raise ColumnError(f"{table} has several columns that could be the {what}: {found_names}. {ending}", what)
-    raise ColumnError(f"{table} has no column that is called like a {what}. {ending}", what)
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip()).lower()).strip("_")
+    def sample_id(self, path: str) -> str:
+        self.times[path] += 1
+        while self.times[path] > 1 and self.times[f"{path}#{self.times[path]}"]:  # a file may be called "a.jpg#2"
+            self.times[path] += 1
+        sample_id = path if self.times[path] == 1 else f"{path}#{self.times[path]}"
+        if sample_id != path:
+            self.times[sample_id] += 1
+        return sample_id
 
 
 # --- the reader's summary -------------------------------------------------------------------------------------------
@@ -261,6 +280,8 @@ _WORDS = {
         "rows give another label to a path named before",
     ),
     Status.MISSING: ("row names a file that does not exist", "rows name a file that does not exist"),
+    Status.ERROR: ("shard cannot be read, or not to its end", "shards cannot be read, or not to their ends"),
+    Status.NOT_DOWNLOADED: ("image could not be downloaded", "images could not be downloaded"),
     Status.OUTSIDE: (
         "image lies outside the crawl folder and was not opened (--allow-outside opens it)",
         "images lie outside the crawl folder and were not opened (--allow-outside opens them)",

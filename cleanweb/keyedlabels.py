@@ -1,0 +1,78 @@
+"""Labels that a table gives to images of shards by a name of theirs: key, member, path in the crawl, or web address."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cleanweb.columns import choose
+from cleanweb.errors import UsageError
+from cleanweb.labelrows import Row, columns_of, rows
+from cleanweb.readers import SAME_LABEL_AGAIN, Namings, printable
+from cleanweb.records import CLOSED, Sample, Status
+
+_KEYS = ("key", "__key__")  # what a table of keys calls their column
+
+
+def labelled(
+    samples: Sequence[Sample], names: Iterable[Iterable[str]], table: Path, given: tuple[str | None, str | None],
+    namings: Namings,
+) -> list[Sample]:  # fmt: skip
+    """The samples with the labels of a table instead of their own, and a row for every one of its rows that means none
+    of them, or one that has been named. names: of each sample. given: the table's columns of names and of labels, where
+    the user says them. Raises UsageError where a name means several samples."""
+    index = _index(names)
+    found = list(samples)
+    again: list[Sample] = []
+    named: set[int] = set()
+    for row in rows(table, given[0] or _key_column(table), given[1], with_images=False):
+        name = printable(row.path)
+        i = index.get(name.replace("\\", "/"), index.get(name))
+        if i is None:
+            again.append(Sample(namings.sample_id(name), name, "", None, row.label, Status.MISSING,
+                                "no image of the shards has this name"))  # fmt: skip
+        elif i < 0:
+            raise UsageError(f"{table} names {name!r}, which is a key in several shards. Write shard.tar/{name}.")
+        elif i in named and row.label is not None and found[i].given_label is not None:
+            again.append(_again(found[i], row, namings))
+        else:
+            found[i] = _with(found[i], row)
+            named.add(i)
+    return [sample if i in named else _unlisted(sample) for i, sample in enumerate(found)] + again
+
+
+def _index(names: Iterable[Iterable[str]]) -> dict[str, int]:
+    """name → which sample; −1 where it means several."""
+    index: dict[str, int] = {}
+    for i, own in enumerate(names):
+        for name in own:
+            index[name] = i if index.get(name, i) == i else -1
+    return index
+
+
+def _key_column(table: Path) -> str | None:
+    there = columns_of(table)
+    found = next((name for name in _KEYS if name in there), None)
+    try:
+        return found or choose(there, "path", None, table)
+    except UsageError:
+        return "url" if "url" in there else None
+
+
+def _with(sample: Sample, row: Row) -> Sample:
+    if sample.status in CLOSED:
+        return replace(sample, given_label=row.label)
+    status, note = (Status.UNLABELED, row.why) if row.label is None else (Status.OK, "")
+    return replace(sample, given_label=row.label, status=status, note=note)
+
+
+def _again(first: Sample, row: Row, namings: Namings) -> Sample:
+    same = row.label == first.given_label
+    note = SAME_LABEL_AGAIN if same else f"the table names this again; it was labeled {first.given_label!r} before"
+    status = Status.REPEATED if same else Status.CONFLICTING
+    return replace(first, sample_id=namings.sample_id(first.path), given_label=row.label, status=status, note=note)
+
+
+def _unlisted(sample: Sample) -> Sample:
+    if sample.status in CLOSED:
+        return replace(sample, given_label=None)
+    return replace(sample, given_label=None, status=Status.UNLISTED, note="no row of the table names this image")
