@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import duckdb
 
 from cleanweb import atomic
-from cleanweb.database import ADDED, FILE_FAULTS, brief, connect, faults, file_of
+from cleanweb.database import ADDED, FILE_FAULTS, brief, connect, faults, file_of, roll_back
 from cleanweb.database import alone as alone  # this file is the door to DuckDB
+from cleanweb.database import attached as attached
 from cleanweb.database import opened as opened
 from cleanweb.errors import MachineError, RunError, UsageError
 from cleanweb.schema import NEW_COLUMNS, SCHEMA_VERSION, SELECTIONS, TABLES, quoted, statements
@@ -196,6 +197,20 @@ def _remove_drafts(folder: Path) -> None:
 
 
 @contextmanager
+def held_to_change(run: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The file opened once for all that is read and changed within. Errors as in `changing`."""
+    with alone(run):
+        with attached(run, to_change=True) as con:
+            [(version,)] = con.execute("SELECT max(schema_version) FROM runs").fetchall()
+            if not version or version >= SCHEMA_VERSION:
+                yield con
+                return
+        _write_anew(run)
+        with attached(run, to_change=True) as con:
+            yield con
+
+
+@contextmanager
 def changing(run: Path, settle: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
     """One transaction on the manifest: on disk when it ends, nothing of it where an exception ends it.
 
@@ -204,17 +219,20 @@ def changing(run: Path, settle: bool = False) -> Iterator[duckdb.DuckDBPyConnect
     schema is brought up to date. Raises RunError where there is no manifest or others keep it open, ValueError where
     the change would contradict the schema's rules.
     """
-    with alone(run), closing(_connect_to_change(run)) as con:
+    with held_to_change(run) as con:
         try:
-            if not settle:
-                con.execute("PRAGMA disable_checkpoint_on_shutdown")
+            con.execute("PRAGMA disable_checkpoint_on_shutdown")
             con.execute("BEGIN")
             yield con
             con.execute("COMMIT")
+            if settle:
+                con.execute("CHECKPOINT")
         except (duckdb.ConstraintException, duckdb.ConversionException) as error:
             raise ValueError(f"the manifest would contradict itself: {brief(error)}") from error
         except FILE_FAULTS as error:
             raise MachineError(f"cannot write {file_of(run)}: {brief(error)}") from error
+        finally:
+            roll_back(con)
 
 
 def settle(run: Path) -> None:
@@ -224,16 +242,10 @@ def settle(run: Path) -> None:
             pass
 
 
-def _connect_to_change(run: Path) -> duckdb.DuckDBPyConnection:
-    con = connect(run, to_change=True)
-    [(version,)] = con.execute("SELECT max(schema_version) FROM runs").fetchall()
-    version = version or SCHEMA_VERSION
-    if version >= SCHEMA_VERSION:
-        return con
-    con.close()
+def _write_anew(run: Path) -> None:
+    """As a manifest of today's schema."""
     tables = {name: read(run, name) for name in TABLES}
     write(file_of(run).parent, tables | {"runs": tables["runs"].assign(schema_version=SCHEMA_VERSION)})
-    return connect(run, to_change=True)
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
@@ -245,7 +257,7 @@ def read(folder: Path, table: str) -> "pd.DataFrame":
     Verdicts are text. What an older manifest lacks is empty: a table, or a column. Raises RunError where there is no
     manifest, or one of another schema.
     """
-    with opened(folder) as con:
+    with attached(folder) as con, faults(folder):
         verdicts = [name for name, sql_type, _ in TABLES[table] if sql_type.split()[0] == "verdict"]
         text = ", ".join(f"{name}::VARCHAR AS {name}" for name in verdicts)
         frame = con.execute(f"SELECT *{f' REPLACE ({text})' * bool(text)} FROM {table}").df()

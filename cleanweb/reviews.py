@@ -124,13 +124,13 @@ def undo(run: Path, review_ids: Iterable[int]) -> Done:
 def current(run: Path) -> dict[str, Standing]:
     """The decision that holds for each sample on which, or on a copy of which, anybody has decided. Raises RunError
     where there is no manifest."""
-    with manifest.opened(run) as con:
+    with manifest.attached(run) as con:
         return {row[0]: Standing(*row[1:]) for row in con.execute(CURRENT).fetchall()}
 
 
 def standing(run: Path) -> list[tuple[str, str | None]]:
     """The path and label of every picture on which a decision stands; no label: none of the classes."""
-    with manifest.opened(run) as con:
+    with manifest.attached(run) as con:
         return con.execute(f"SELECT path, label FROM ({LAST}) ORDER BY review_id").fetchall()
 
 

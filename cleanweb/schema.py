@@ -167,8 +167,9 @@ _VERDICT_RULE = """CASE verdict
 _NOISE = ("noise_rate", "noise_low", "noise_high")
 _SHARES = ("p_clean", "p_id", "p_ood", "confidence", "js_clean", "view_disagreement", "p_given", "p_predicted")
 
-# What no row may contradict. A comparison with NULL passes. None of images names two columns of which one is the key:
-# with such a rule DuckDB changes a row by writing another one at the table's end, and rows would lose their order.
+# What no row may contradict. A comparison with NULL passes. None of images names two columns of which one is the key or
+# has an index: with such a rule DuckDB changes a row by writing another one at the table's end, and rows would lose
+# their order.
 RULES: dict[str, tuple[str, ...]] = {
     "images": (
         _VERDICT_RULE,

@@ -366,7 +366,7 @@ def test_a_run_that_is_gone_is_told(client, own):
 def test_the_log_is_written_into_the_file_when_idle(store, own, monkeypatch):
     monkeypatch.setattr("cleanweb.review.store._IDLE_S", 0.1)
     stop = threading.Event()
-    thread = threading.Thread(target=store.settle_when_idle, args=(stop,))
+    thread = threading.Thread(target=store.attend, args=(stop,))
     thread.start()
     row = store.page(Question(), 0, 1)["rows"][0]
     store.decide("ood", [row["sample_id"]], None, {row["sample_id"]: row["mark"]})

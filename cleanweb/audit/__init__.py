@@ -135,7 +135,7 @@ def latest(run: Path) -> Audit | None:
 
 def state(run: Path, audit_id: int) -> Audit:
     """What is known of one audit. Raises UsageError where there is none of that number."""
-    with manifest.opened(run) as con:
+    with manifest.attached(run) as con:
         found = {name: con.execute(sql, [audit_id]).df() for name, sql in _OF_AUDIT.items()}
     if found["audits"].empty:
         raise UsageError(f"There is no audit {audit_id}: see SELECT DISTINCT audit_id FROM audits.")

@@ -16,6 +16,11 @@ def answer(run: Path, audit_id: int, answers: Mapping[str, Answer | None], who: 
     """Store what a person saw in pictures of an audit, by sample_id, in place of what was answered before; None takes
     an answer back. A class, or none, is stored as a decision of that person, too. Raises UsageError for what is no
     class, and for pictures that were not drawn."""
+    with manifest.held_to_change(run):
+        _answer(run, audit_id, answers, who)
+
+
+def _answer(run: Path, audit_id: int, answers: Mapping[str, Answer | None], who: str) -> None:
     drawn, classes, earlier = _known(run, audit_id, list(answers))
     if strange := [sample_id for sample_id in answers if sample_id not in drawn]:
         raise UsageError(f"{strange[0]} is not in audit {audit_id}.")
@@ -54,7 +59,7 @@ def _known(run: Path, audit_id: int, sample_ids: list[str]) -> tuple[set[str], s
         "SELECT label FROM classes": [],
         f"SELECT review_id FROM reviews {of_these} AND undone_at IS NULL": [audit_id, sample_ids],
     }
-    with manifest.opened(run) as con:
+    with manifest.attached(run) as con:
         drawn, classes, earlier = ([value for (value,) in con.execute(sql, values).fetchall()]
                                    for sql, values in questions.items())  # fmt: skip
     return set(drawn), set(classes), earlier

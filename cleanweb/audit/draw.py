@@ -46,7 +46,7 @@ def draw(run: Path, n: int = N, seed: int = 0) -> Audit:
     pictures = _judged(run, at)
     if pictures.empty:
         raise CrawlError(f"No picture of {run} is clean, relabeled or ood: there is nothing to audit.")
-    with manifest.opened(run) as con:  # decisions may tell of audits of an earlier run
+    with manifest.attached(run) as con:  # decisions may tell of audits of an earlier run
         [(number,)] = con.execute(_NEXT).fetchall()
     _store(run, pictures, _chosen(pictures, n, seed), {"audit_id": number, "drawn_at": at, "seed": seed})
     return state(run, number)
@@ -68,7 +68,7 @@ def extend(run: Path, audit: Audit, n: int) -> Audit:
 
 
 def _judged(run: Path, at: datetime) -> "pd.DataFrame":
-    with manifest.opened(run) as con:
+    with manifest.attached(run) as con:
         return con.execute(_PICTURES, [at]).df()
 
 

@@ -35,7 +35,7 @@ class Asking:
         self.run, self.audit_id, self.who = run, audit_id, who
         self.lock = Lock()
         self.ids = audit.state(run, audit_id).rows["sample_id"].tolist()
-        with manifest.opened(run) as con:
+        with manifest.attached(run) as con:
             self.classes = [label for (label,) in con.execute("SELECT label FROM classes ORDER BY label").fetchall()]
             self.files = {place: (file, row, status, error) for place, file, row, status, error
                           in con.execute(_FILES, [audit_id]).fetchall()}  # fmt: skip

@@ -42,11 +42,11 @@ def serve(run: Path, who: str, port: int, ready: Callable[[str], None]) -> Ended
     with manifest.changing(run):  # it is there, can be changed, and is of this version from now on
         pass
     store, stop = Store(run, who), threading.Event()
-    idle = threading.Thread(target=store.settle_when_idle, args=(stop,), daemon=True)
-    idle.start()
+    beside = threading.Thread(target=store.attend, args=(stop,), daemon=True)
+    beside.start()
     try:
         host(partial(application, store), port, ready)
     finally:
         stop.set()
-        idle.join(timeout=30)
+        beside.join(timeout=30)
     return Ended(store.taken, store.undone)

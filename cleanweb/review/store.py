@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,9 @@ MOST_AT_ONCE = 2_000  # decisions in one action
 _QUESTIONS = 8  # whose order is kept: 8 MB each at a million rows
 _FEW = 100  # rows that are found faster one by one, by the index, than in one scan
 _LIMIT_S, _MEMORY = 5.0, "1GB"  # for a condition that a person wrote
-_IDLE_S = 2.0  # after the last action what lies in DuckDB's log is written into the file
+_IDLE_S = 10.0  # after the last action what lies in DuckDB's log is written into the file; at a million rows in half a
+_MOMENT_S = 0.5  # second, which who acts then has to wait; but each of the log's decisions costs whoever opens the file
+_LONG_LOG = 64 << 10  # half a millisecond, and these are some forty
 
 SORTS = {
     "uncertain": "confidence NULLS LAST",
@@ -86,7 +89,7 @@ class Store:
         self.run, self.who = run, who
         self.taken = self.undone = 0  # decisions, since the server began
         self._lock = threading.Lock()  # DuckDB does not open a file for reading and for writing in one process
-        self._orders: OrderedDict[tuple[str, Question], np.ndarray] = OrderedDict()
+        self._orders: OrderedDict[tuple[str, Question], tuple[np.ndarray, str]] = OrderedDict()  # and their stamps
         self._files: OrderedDict[str, Place] = OrderedDict()
         self._acted: float | None = None
 
@@ -109,7 +112,7 @@ class Store:
 
     def about(self) -> dict[str, object]:
         """What the page says of the run, and what can be chosen."""
-        with self._lock, manifest.opened(self.run) as con:
+        with self._lock, manifest.attached(self.run) as con:
             counts = dict(con.execute("SELECT verdict::VARCHAR, count(*) FROM images GROUP BY 1").fetchall())
             classes = con.execute("SELECT label, images FROM classes ORDER BY label").fetchall()
             [(to_look, copies)] = con.execute("SELECT count(*) FILTER (needs_review), count(duplicate_of) FROM images"
@@ -124,7 +127,7 @@ class Store:
     def count(self, question: Question) -> dict[str, object]:
         """How many rows there are. Puts them in order anew."""
         generation, stamp = self.generation(), self.stamp()  # as they were before looking: what comes after is news
-        rows = self._ordered(question, generation, again=True)
+        rows = self._ordered(question, generation, stamp)
         return {"count": len(rows), "generation": generation, "stamp": stamp}
 
     def page(self, question: Question, begin: int, end: int) -> dict[str, object]:
@@ -132,24 +135,23 @@ class Store:
         generation, stamp = self.generation(), self.stamp()
         places = self._ordered(question, generation)[begin : min(end, begin + MOST_ROWS)]
         with self._lock:
-            rows = self._rows(f"rowid IN ({', '.join(map(str, places))})" if len(places) else "false", [[]])
+            rows = self._rows("rowid IN (SELECT unnest(?::BIGINT[]))", [[places.tolist()]])
         by_place = {row.pop("rowid"): row for row in rows}
         found = [by_place.get(int(place)) for place in places]
         return {"rows": found, "generation": generation, "stamp": stamp}
 
-    def some(self, sample_ids: Sequence[str]) -> list[dict[str, Any]]:
+    def _some(self, sample_ids: Sequence[str]) -> list[dict[str, Any]]:
         """These samples."""
-        with self._lock:
-            if len(sample_ids) <= _FEW:
-                rows = self._rows("sample_id = ?", [[key] for key in sample_ids])
-            else:
-                rows = self._rows("sample_id IN (SELECT unnest(?::VARCHAR[]))", [[list(sample_ids)]])
+        if len(sample_ids) <= _FEW:
+            rows = self._rows("sample_id = ?", [[key] for key in sample_ids])
+        else:
+            rows = self._rows("sample_id IN (SELECT unnest(?::VARCHAR[]))", [[list(sample_ids)]])
         return [{name: value for name, value in row.items() if name != "rowid"} for row in rows]
 
     def file(self, sample_id: str) -> Place | None:
         """Where the image of a sample is: file, row in it, status, error. None where there is no such sample."""
         if sample_id not in self._files:
-            with self._lock, manifest.opened(self.run) as con:
+            with self._lock, manifest.attached(self.run) as con:
                 found = con.execute("SELECT file, row_in_file, status, error FROM images WHERE sample_id = ?",
                                     [sample_id]).fetchone()  # fmt: skip
             if found is None:
@@ -162,16 +164,17 @@ class Store:
         while len(self._files) > 50_000:
             self._files.popitem(last=False)
 
-    def _ordered(self, question: Question, generation: str, again: bool = False) -> "np.ndarray":
+    def _ordered(self, question: Question, generation: str, stamp: str | None = None) -> "np.ndarray":
+        """The row numbers of a question, as they were; or as they are at that stamp."""
         key = (generation, question)
-        found = self._orders.get(key)
-        if found is None or again:
+        found, at = self._orders.get(key, (None, ""))
+        if found is None or stamp not in (None, at):
             sql, values = question.sql()
             with self._lock, manifest.opened(self.run, _LIMIT_S, _MEMORY) as con:
                 if len(con.extract_statements(sql)) != 1:
                     raise UsageError("Give one condition, as confidence < 0.5.")
                 found = con.execute(sql, values).fetchnumpy()["rowid"]
-            self._orders[key] = found
+            self._orders[key] = found, stamp or ""
             if generation != next(iter(self._orders))[0]:
                 self._files.clear()
         self._orders.move_to_end(key)
@@ -181,7 +184,7 @@ class Store:
 
     def _rows(self, condition: str, values: list[list[object]]) -> list[dict[str, Any]]:
         """The rows of images where the condition holds, for each of the values of its ?."""
-        with manifest.opened(self.run) as con:
+        with manifest.attached(self.run) as con:
             names = ("rowid", "file", "row_in_file", *_COLUMNS)
             sql = f"SELECT {', '.join(names)} FROM images WHERE {condition}"
             found = [row for some in values for row in con.execute(sql, some).fetchall()]
@@ -217,37 +220,39 @@ class Store:
         """`accept`, `clean`, `ood` or `relabel` to a label. What is not as it was seen is left alone, and told."""
         if len(sample_ids) > MOST_AT_ONCE:
             raise UsageError(f"{len(sample_ids):,} images are too many for one action: {MOST_AT_ONCE:,} at most.")
-        with self._lock:
+        with self._lock, manifest.held_to_change(self.run):
             if action == "accept":
                 done = reviews.accept(self.run, sample_ids, self.who, seen=seen)
             else:
                 verdict = {"relabel": "relabeled"}.get(action, action)
                 done = reviews.decide(self.run, sample_ids, verdict, label, self.who, seen=seen)
+            rows = self._some([*done.changed, *done.conflicts])
         self.taken += len(done.review_ids)
-        return self._answer(done)
+        return self._answer(done, rows)
 
     def undo(self, review_ids: Sequence[int] | None) -> dict[str, object]:
         """Take back these decisions, or those of this person's last action."""
-        with self._lock:
+        with self._lock, manifest.held_to_change(self.run):
             done = reviews.undo(self.run, self._last() if review_ids is None else review_ids)
+            rows = self._some(done.changed)
         self.undone += len(done.review_ids)
-        return self._answer(done)
+        return self._answer(done, rows)
 
     def _last(self) -> list[int]:
-        with manifest.opened(self.run) as con:
+        with manifest.attached(self.run) as con:
             mine = "undone_at IS NULL AND audit_id IS NULL AND who IS NOT DISTINCT FROM ?"
             rows = con.execute(f"SELECT review_id FROM reviews WHERE {mine} AND decided_at = (SELECT max(decided_at) "
                                f"FROM reviews WHERE {mine})", [self.who or None] * 2).fetchall()  # fmt: skip
         return [number for (number,) in rows]
 
-    def _answer(self, done: Done) -> dict[str, object]:
+    def _answer(self, done: Done, rows: list[dict[str, Any]]) -> dict[str, object]:
         self._acted = time.monotonic()
         return {"review_ids": done.review_ids, "conflicts": done.conflicts, "stamp": self.stamp(),
-                "rows": self.some([*done.changed, *done.conflicts]), "generation": self.generation()}  # fmt: skip
+                "rows": rows, "generation": self.generation()}  # fmt: skip
 
     def history(self, most: int = 50) -> list[dict[str, Any]]:
         """The last actions of everybody, newest first."""
-        with self._lock, manifest.opened(self.run) as con:
+        with self._lock, manifest.attached(self.run) as con:
             rows = con.execute(f"SELECT {_ACTION}, count(*), list(review_id), min(path), min(label), min(verdict), "
                                "count(undone_at), count(DISTINCT coalesce(label, '')) FROM reviews "
                                f"GROUP BY {_ACTION} ORDER BY 1 DESC LIMIT {int(most)}").fetchall()  # fmt: skip
@@ -258,12 +263,23 @@ class Store:
 
     # --- the file ---------------------------------------------------------------------------------------------------
 
-    def settle_when_idle(self, stop: threading.Event) -> None:
-        """Write DuckDB's log into the file when nobody has acted for a moment; until `stop`, and then once more."""
-        while not stop.wait(0.5):
-            if self._acted is not None and time.monotonic() - self._acted > _IDLE_S:
+    def attend(self, stop: threading.Event) -> None:
+        """What is done beside answering, until `stop`: put in order what the page asks for first, while the browser
+        starts; write DuckDB's log into the file when nobody has acted for a while, or for a moment where it has grown
+        long, and at the end once more."""
+        with suppress(CleanwebError):  # it will be told when it is asked for
+            self.count(Question())
+        while not stop.wait(_MOMENT_S):
+            idle_s = 0.0 if self._acted is None else time.monotonic() - self._acted
+            if idle_s > _IDLE_S or (idle_s > _MOMENT_S and self._log_bytes() > _LONG_LOG):
                 self._settle()
         self._settle()
+
+    def _log_bytes(self) -> int:
+        try:
+            return (self.run / "manifest.duckdb.wal").stat().st_size
+        except OSError:
+            return 0
 
     def _settle(self) -> None:
         self._acted = None
