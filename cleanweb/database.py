@@ -23,8 +23,8 @@ from cleanweb.schema import MIGRATIONS, TABLES, definition, quoted
 Connection = duckdb.DuckDBPyConnection
 
 # A query may look at the manifest and at nothing else: no files, no network, no extensions.
-_NO_EXTENSIONS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
-_LOCKED = _NO_EXTENSIONS | {"enable_external_access": "false", "lock_configuration": "true"}
+_NO_EXTENSIONS: dict[str, Any] = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+_LOCKED: dict[str, Any] = _NO_EXTENSIONS | {"enable_external_access": "false", "lock_configuration": "true"}
 
 PATIENCE_S = 5.0  # how long to wait for another program that has the file open
 # DuckDB's words: another process, or this one, has it open otherwise
@@ -139,7 +139,7 @@ def file_of(run: Path) -> Path:
 def connect(run: Path, unsafe: bool = False, limits: Mapping[str, str] | None = None) -> Connection:
     """A connection to read, for any SQL; RunError in words where there is no manifest."""
     file = file_of(run)
-    config: dict[str, Any] = (_NO_EXTENSIONS if unsafe else _LOCKED) | dict(limits or {})
+    config = (_NO_EXTENSIONS if unsafe else _LOCKED) | dict(limits or {})
     with _words_of(file):
         con = _patiently(file, True, lambda: duckdb.connect(str(file.absolute()), True, config))
     try:

@@ -96,6 +96,7 @@ def test_killed_in_every_stage_one_after_the_other_it_ends_alike(
     with machine.one_thread(torch.device("cpu")):  # as those that were killed: two add up in another order
         ended = pipeline.fit(asked, lambda stage, done, _: told.append((stage, done)))
         whole = pipeline.fit(settings(crawl, tmp_path / "whole", **more))
+    told = [(stage, done) for stage, done in told if stage != "pictures"]  # those of the report
     if tune == "full":
         assert told == []  # all was done
     else:
