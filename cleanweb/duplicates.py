@@ -6,6 +6,8 @@ Takes samples and their facts; gives, per sample, the copy to keep. Deletes noth
 images: some minutes, some 100 MB, for no matrix of all pairs is ever made.
 """
 
+import hashlib
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +17,6 @@ import numpy as np
 
 from cleanweb.records import ImageFacts, Sample, Status
 
-Members = dict[int, list[int]]  # sample index → those of others
 Pairs = tuple[np.ndarray, np.ndarray]  # (m,), (m,)
 SamePicture = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (m,), (m,) sample indices → (m,) bool
 
@@ -35,12 +36,12 @@ class Duplicates:
 
 def first_rows(samples: Sequence[Sample]) -> dict[int, int]:
     """Repeated and conflicting rows → the row that first named their file; its facts and pixels are theirs too."""
-    first: dict[str, int] = {}
-    for i, sample in enumerate(samples):
-        if sample.status == Status.OK and sample.row is None:
+    again = {i: s.file for i, s in enumerate(samples) if s.status in (Status.REPEATED, Status.CONFLICTING)}
+    files, first = set(again.values()), dict[str, int]()
+    for i, sample in enumerate(samples if files else ()):
+        if sample.status == Status.OK and sample.row is None and sample.file in files:
             first.setdefault(sample.file, i)
-    named_again = (Status.REPEATED, Status.CONFLICTING)
-    return {i: first[s.file] for i, s in enumerate(samples) if s.status in named_again and s.file in first}
+    return {i: first[file] for i, file in again.items() if file in first}
 
 
 def group(
@@ -56,57 +57,88 @@ def group(
     rows that name their path again; those are never kept, for their first row has the pixels.
     """
     first = first_rows(samples)
-    usable = [i for i, s in enumerate(samples) if s.status == Status.OK and facts[i].status == Status.OK]
-    alike: dict[str, list[int]] = defaultdict(list)
-    for i in usable:
-        alike[facts[i].pixel_digest].append(i)
-    copies = {members[0]: members for members in alike.values()}  # by their first sample, which stands for them
-    head = {i: members[0] for members in copies.values() for i in members}
-    for i, row in first.items():
-        if row in head:
-            copies[head[row]].append(i)
+    usable, digests, hashes = _looks(samples, facts)
+    _, heads, place = np.unique(digests, return_index=True, return_inverse=True)  # the first stands for its copies
+    head = usable[heads[place]]
+    copies = _Lists(itself=True)  # of all but the most pictures, of which there is only one
+    for of, copy in zip(head[head != usable].tolist(), usable[head != usable].tolist(), strict=True):
+        copies[of].append(copy)
+    for again, row in first.items():
+        at = int(np.searchsorted(usable, row))
+        if at < len(usable) and usable[at] == row:
+            copies[int(head[at])].append(again)
 
-    near: dict[int, list[int]] = {i: [] for i in copies}
+    near, heads = _Lists(), np.sort(heads)
     if same_picture is not None:
-        for i, j in near_pairs(list(copies), facts, same_picture, max_distance):
+        for i, j in near_pairs(usable[heads], hashes[heads], same_picture, max_distance):
             near[i].append(j)
             near[j].append(i)
     stars = _stars(copies, near, samples, facts)
     return _duplicates(stars, copies, first, samples)
 
 
-def _stars(
-    copies: dict[int, list[int]], near: dict[int, list[int]], samples: Sequence[Sample], facts: Sequence[ImageFacts]
-) -> list[list[int]]:
-    """The pictures to keep, each with the not yet taken ones that match it: best first, as in `group`."""
+class _Lists(defaultdict[int, list[int]]):
+    """A list for every picture that has one; asked for another, an empty one, or one of itself."""
+
+    def __init__(self, itself: bool = False):
+        super().__init__()
+        self.itself = itself
+
+    def __missing__(self, i: int) -> list[int]:
+        self[i] = [i] if self.itself else []
+        return self[i]
+
+    def of(self, i: int) -> list[int]:
+        """To read alone: none is kept for it."""
+        return self.get(i, [i] if self.itself else [])
+
+
+def _looks(samples: Sequence[Sample], facts: Sequence[ImageFacts]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The usable samples (m,), ascending; the digests of their pixels (m,) and their perceptual hashes (m,) uint64."""
+    usable, digests, hashes = array("q"), list[bytes](), array("Q")
+    for i, (sample, fact) in enumerate(zip(samples, facts, strict=True)):
+        if sample.status == Status.OK and fact.status == Status.OK:
+            usable.append(i)
+            hashes.append(fact.phash)
+            digests.append(hashlib.blake2b(fact.pixel_digest.encode(), digest_size=8).digest())
+    return (
+        np.array(usable, np.int64),
+        np.frombuffer(b"".join(digests), np.uint64) if digests else np.empty(0, np.uint64),
+        np.array(hashes, np.uint64),
+    )
+
+
+def _stars(copies: _Lists, near: _Lists, samples: Sequence[Sample], facts: Sequence[ImageFacts]) -> list[list[int]]:
+    """The pictures to keep, each with the not yet taken ones that match it: best first, as in `group`. Of those that
+    have any copy."""
 
     def votes(i: int) -> int:
-        labels = Counter(samples[k].given_label for j in (i, *near[i]) for k in copies[j])
-        return max(labels[samples[k].given_label] for k in copies[i])
+        labels = Counter(samples[k].given_label for j in (i, *near.of(i)) for k in copies.of(j))
+        return max(labels[samples[k].given_label] for k in copies.of(i))
 
-    order = sorted(copies, key=lambda i: (-votes(i), -facts[i].width * facts[i].height, i))
+    order = sorted({*copies, *near}, key=lambda i: (-votes(i), -facts[i].width * facts[i].height, i))
     taken: set[int] = set()
     stars = []
     for i in order:
         if i not in taken:
-            stars.append([i, *(j for j in near[i] if j not in taken)])
+            stars.append([i, *(j for j in near.of(i) if j not in taken)])
             taken.update(stars[-1])
     return stars
 
 
-def _duplicates(
-    stars: list[list[int]], copies: dict[int, list[int]], first: dict[int, int], samples: Sequence[Sample]
-) -> Duplicates:
+def _duplicates(stars: list[list[int]], copies: _Lists, first: dict[int, int], samples: Sequence[Sample]) -> Duplicates:
     kept, kind = np.arange(len(samples)), [""] * len(samples)
     groups = []
     for star in stars:
-        members = [i for picture in star for i in copies[picture]]
+        members = [i for picture in star for i in copies.of(picture)]
         if len(members) == 1:
             continue
         labels = Counter(samples[i].given_label for i in members)
-        best = min((i for i in copies[star[0]] if i not in first), key=lambda i: (-labels[samples[i].given_label], i))
+        best = min(
+            (i for i in copies.of(star[0]) if i not in first), key=lambda i: (-labels[samples[i].given_label], i)
+        )
         for picture in star:
-            for i in copies[picture]:
+            for i in copies.of(picture):
                 if i != best:
                     kept[i], kind[i] = best, "exact" if picture == star[0] else "near"
         groups.append([best, *sorted(i for i in members if i != best)])
@@ -118,11 +150,10 @@ def _duplicates(
 
 
 def near_pairs(
-    indices: Sequence[int], facts: Sequence[ImageFacts], same_picture: SamePicture, max_distance: int
+    index: np.ndarray, hashes: np.ndarray, same_picture: SamePicture, max_distance: int
 ) -> Iterator[tuple[int, int]]:
-    """The pairs (i, j) whose hashes differ in at most `max_distance` bits and that `same_picture` confirms."""
-    index = np.asarray(indices, dtype=np.int64)
-    hashes = np.array([facts[i].phash for i in indices], dtype=np.uint64)
+    """The pairs (i, j) of `index` (n,) whose hashes (n,) uint64 differ in at most `max_distance` bits and that
+    `same_picture` confirms."""
     for a, b in _batches(close_hashes(hashes, max_distance)):
         same = same_picture(index[a], index[b])
         yield from zip(index[a[same]].tolist(), index[b[same]].tolist(), strict=True)

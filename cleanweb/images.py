@@ -23,6 +23,7 @@ from PIL import Image, UnidentifiedImageError
 from cleanweb import pixelcache, signatures
 from cleanweb.errors import MachineError
 from cleanweb.journal import Journal
+from cleanweb.packed import Facts
 from cleanweb.pixelcache import PixelCache
 from cleanweb.records import NOTICE, ImageFacts, Progress, Status, Unread
 from cleanweb.workers import Failed, memory_share, run
@@ -250,7 +251,7 @@ def inspect(
     size_px: int,
     workers: int,
     progress: Progress,
-) -> tuple[dict[int, ImageFacts], PixelCache | None]:
+) -> tuple[Facts, PixelCache | None]:
     """Inspect all files on `workers` processes (0: in this one): facts by sample index, and their pixels.
 
     No pixels are kept where `cache_folder` is None; else it goes on where an earlier call with it was stopped. A file

@@ -8,14 +8,16 @@ import json
 import os
 import time
 import zlib
-from dataclasses import astuple
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from cleanweb import atomic, pixelcache
-from cleanweb.pixelcache import Place
+from cleanweb.packed import Facts
+from cleanweb.pixelcache import Place, Places
 from cleanweb.records import ImageFacts, Status
 
+_FIELDS = [field.name for field in fields(ImageFacts)]
 SHARD_S, SHARD_FILES = 5.0, 1000  # a shard ends with the first of the two
 
 
@@ -26,8 +28,7 @@ class Journal:
         """folder: the pixel cache, for squares of that side; what it holds for another side is removed. None: nothing
         is kept."""
         self.folder = folder
-        self.facts: dict[int, ImageFacts] = {}
-        self.places: dict[int, Place] = {}
+        self.facts, self.places = Facts(), Places()
         self._header = [size_px]
         self._shard: list[list[Any]] = []
         self._begun = time.monotonic()
@@ -44,7 +45,7 @@ class Journal:
         self.facts[i] = facts
         if place:
             self.places[i] = place
-        self._shard.append([i, astuple(facts), place])
+        self._shard.append([i, [getattr(facts, name) for name in _FIELDS], place])
         if len(self._shard) >= SHARD_FILES or time.monotonic() - self._begun > SHARD_S:
             self.flush()
 
@@ -64,7 +65,8 @@ class Journal:
 
     def forget_unread(self) -> None:
         """Files that could not be opened may be there by now: a disk that was not mounted, a right that was missing."""
-        self.facts = {i: facts for i, facts in self.facts.items() if facts.sha256}
+        for i in [i for i, facts in self.facts.items() if not facts.sha256]:
+            del self.facts[i]
 
     def _read(self, folder: Path) -> bool:
         """Take what is whole and drop the rest; False where there is no journal for such squares."""

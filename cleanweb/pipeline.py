@@ -35,7 +35,7 @@ from cleanweb.report import write_if_possible
 from cleanweb.resuming import Unfinished, fingerprint_of
 from cleanweb.runfolder import Outcome, RunFolder
 from cleanweb.schema import SCHEMA_VERSION, TABLES
-from cleanweb.settings import Settings, fingerprint
+from cleanweb.settings import Settings, fingerprint_of_all
 from cleanweb.trusted import trusted_classes
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,9 @@ def _learn(settings: Settings, crawl: readers.Crawl, unfinished: Unfinished, pro
     decided = carried.seen_classes(reviews, rows, scored, classes)
     seen = np.where(decided == UNVERIFIED, verified, decided)
     taught = np.where(seen == UNVERIFIED, labels, seen)  # of no class: teaches nothing
-    learning = unfinished.learning(fingerprint([[facts[i].pixel_digest for i in scored], taught.tolist()]))
+    learning = unfinished.learning(
+        fingerprint_of_all((facts[i].pixel_digest, int(of)) for i, of in zip(scored, taught, strict=True))
+    )
     task = tune.Task(lambda at, side: cache.load(scored[at], side), taught, len(classes), backbone, pixels, device,
                      settings.seed, learning, progress, watch)  # fmt: skip
     training = plan.training(settings, device, backbone, len(labels))
@@ -158,8 +160,8 @@ def _handed_over(unfinished: Unfinished, progress: Progress) -> Outcome:
 
 
 def inspect(
-    samples: list[Sample], pixels: Path, side_px: int, workers: int | None, progress: Progress
-) -> tuple[list[ImageFacts], PixelCache]:
+    samples: Sequence[Sample], pixels: Path, side_px: int, workers: int | None, progress: Progress
+) -> tuple[Sequence[ImageFacts], PixelCache]:
     """Facts of every sample, and the pixels, which are kept in the folder `pixels`; a row that names a path again has
     its first row's facts."""
     total = sum(sample.status not in CLOSED for sample in samples)
@@ -167,19 +169,24 @@ def inspect(
     contents = readers.contents(samples)
     found, cache = images.inspect(contents, total, pixels, side_px, workers, progress)
     assert cache is not None, "there is a folder for it"
-    if not any(fact.status == Status.OK for fact in found.values()):
-        words = {fact.error for fact in found.values()}
+    words = set[str]()
+    for fact in found.values():
+        if fact.status == Status.OK:
+            break
+        words.add(fact.error)
+    else:
         raise CrawlError(f"None of the {total} files can be read: {'; '.join(sorted(words)[:3])}.")
-    first = duplicates.first_rows(samples)
-    missing = ImageFacts(Status.MISSING)
-    return [found.get(first.get(i, i), missing) for i in range(len(samples))], cache
+    numbers = np.arange(len(samples))
+    for i, first in duplicates.first_rows(samples).items():
+        numbers[i] = first
+    return found.of(numbers), cache
 
 
 def copies_among(
-    samples: list[Sample], facts: list[ImageFacts], cache: PixelCache, folder: Path
+    samples: Sequence[Sample], facts: Sequence[ImageFacts], cache: PixelCache, folder: Path
 ) -> tuple[np.ndarray, list[str]]:
     """The index of each sample's kept copy (n,), and what kind of copy it is; looked for once, and kept in `folder`."""
-    file = folder / f"copies-{fingerprint([fact.pixel_digest for fact in facts])}.npz"
+    file = folder / f"copies-{fingerprint_of_all(fact.pixel_digest for fact in facts)}.npz"
 
     def look() -> dict[str, np.ndarray]:
         found = duplicates.group(samples, facts, duplicates.picture_comparison(cache.load))
@@ -189,14 +196,17 @@ def copies_among(
     return found["kept"], found["kind"].tolist()
 
 
-def changes(samples: list[Sample], facts: list[ImageFacts]) -> dict[int, str]:
+def changes(samples: Sequence[Sample], facts: Sequence[ImageFacts]) -> dict[int, str]:
     """What has become of files since they were read, in words, by sample index: verdicts are about what was read."""
-    single = {i: Path(s.file) for i, s in enumerate(samples) if s.row is None and facts[i].status == Status.OK}
-    found = {i: images.changed_since(file, facts[i]) for i, file in single.items()}
-    return {i: words for i, words in found.items() if words}
+    found = (
+        (i, images.changed_since(Path(sample.file), facts[i]))
+        for i, sample in enumerate(samples)
+        if sample.row is None and facts[i].status == Status.OK
+    )
+    return {i: words for i, words in found if words}
 
 
-def not_as_downloaded(samples: list[Sample], facts: list[ImageFacts]) -> dict[int, str]:
+def not_as_downloaded(samples: Sequence[Sample], facts: Sequence[ImageFacts]) -> dict[int, str]:
     """Which images are not the bytes that were downloaded, in words, by sample index. Where none of them is, they were
     resized or written anew by the crawler, and that is no news of any."""
     known = {i: s.sha256.lower() for i, s in enumerate(samples) if s.sha256 and facts[i].sha256}
@@ -205,7 +215,7 @@ def not_as_downloaded(samples: list[Sample], facts: list[ImageFacts]) -> dict[in
     return other if len(other) < len(known) else {}
 
 
-def to_score(samples: list[Sample], facts: list[ImageFacts], kept: np.ndarray) -> np.ndarray:
+def to_score(samples: Sequence[Sample], facts: Sequence[ImageFacts], kept: np.ndarray) -> np.ndarray:
     """The samples to train on and score: readable, and not a copy of another; with a label or without: indices (m,)."""
     named_again = (Status.REPEATED, Status.CONFLICTING)
     usable = [

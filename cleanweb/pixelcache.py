@@ -3,7 +3,7 @@
 Takes pictures, gives arrays. A million images at 224 px take 150 GB.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +35,11 @@ class PixelCache:
             raise RunError(f"No complete pixel cache in {folder} ({error}). Inspect the crawl again.") from None
 
     @classmethod
-    def save(cls, folder: Path, n: int, places: Mapping[int, Place]) -> "PixelCache":
+    def save(cls, folder: Path, n: int, places: "Places") -> "PixelCache":
         """The cache of n samples whose squares `append` has put at `places`: its index, written whole or not at all."""
         index = np.zeros(n, _PLACE)
-        for i, place in places.items():
-            index[i] = place
+        known = places.index[:n]
+        index[: len(known)] = known
         with atomic.writing(folder / "index.npy") as draft, draft.open("xb") as file:
             np.save(file, index)
         return cls(folder, index)
@@ -69,6 +69,32 @@ class PixelCache:
         if file not in self._maps:
             self._maps[file] = np.memmap(pixel_file(self.folder, file), np.uint8, "r")
         return self._maps[file][offset : offset + side * side * 3].reshape(side, side, 3)
+
+
+class Places(MutableMapping[int, Place]):
+    """Where the squares of samples lie, by number, as the index keeps it."""
+
+    def __init__(self) -> None:
+        self.index = np.zeros(1024, _PLACE)
+
+    def __setitem__(self, i: int, place: Place) -> None:
+        if i >= len(self.index):
+            self.index = np.concatenate([self.index, np.zeros(max(i, len(self.index) // 4), _PLACE)])
+        self.index[i] = tuple(place)
+
+    def __getitem__(self, i: int) -> Place:
+        if not (0 <= i < len(self.index) and self.index["side"][i]):
+            raise KeyError(i)
+        return self.index[i].item()
+
+    def __delitem__(self, i: int) -> None:
+        self.index[i] = 0
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(np.flatnonzero(self.index["side"]).tolist())
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self.index["side"]))
 
 
 def pixel_file(folder: Path, number: int) -> Path:

@@ -15,16 +15,18 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from cleanweb import __version__, atomic
 from cleanweb.errors import RunError
+from cleanweb.packed import Samples
 from cleanweb.records import NOTICE, Sample, Status
 from cleanweb.runfolder import RunFolder
-from cleanweb.settings import Settings, fingerprint
+from cleanweb.settings import Settings, fingerprint, fingerprint_of_all
 
 _FREE = ("out", "fresh", "workers", "strict", "origin")  # settings that change nothing in what is found
 _RESULTS = ("scores.npz", "classifier", "report.html", "manifest.csv", "manifest.parquet", "run.json",
@@ -44,7 +46,7 @@ class Unfinished:
         self._record, self._samples = self.path / "run.json", self.path / "samples.jsonl.gz"
         self._complete = self.path / "complete.json"
 
-    def begin(self, settings: Settings, samples: Sequence[Sample]) -> list[Sample]:
+    def begin(self, settings: Settings, samples: Sequence[Sample]) -> Sequence[Sample]:
         """Go on with the unfinished run of this crawl and these settings, or begin one: the samples it is about.
 
         Rows that have vanished since it began stay in it. Of another crawl, other settings or another version it is
@@ -62,11 +64,11 @@ class Unfinished:
         record = {"cleanweb": __version__, "began": began, "fresh": settings.fresh, "settings": settings.to_json()}
         with atomic.writing(self.path) as draft:
             (draft / self.results.path.name).mkdir(parents=True)
-            atomic.write_bytes(draft / self._samples.name, _packed(samples))
+            _pack(samples, draft / self._samples.name)
             atomic.write_text(draft / self._record.name, json.dumps(record, indent=2))
-        return list(samples)
+        return samples
 
-    def _go_on(self, settings: Settings, samples: Sequence[Sample]) -> list[Sample]:
+    def _go_on(self, settings: Settings, samples: Sequence[Sample]) -> Sequence[Sample]:
         record = self._read_record()
         ending = "Give --fresh to replace it, or another --out."
         if record["cleanweb"] != __version__:
@@ -159,8 +161,8 @@ class Unfinished:
 def fingerprint_of(settings: Settings, samples: Sequence[Sample], people: Mapping[int, str | None]) -> str:
     """A digest of the crawl's rows, the settings and what people verified."""
     same = {name: value for name, value in settings.to_json().items() if name not in _FREE}
-    rows = [(s.sample_id, s.file, s.row, s.given_label, str(s.status)) for s in samples]
-    return fingerprint([same, rows, sorted(people.items())])
+    rows = ((s.sample_id, s.file, s.row, s.given_label, str(s.status)) for s in samples)
+    return fingerprint_of_all(chain([fingerprint(same), sorted(people.items())], rows))
 
 
 # --- what differs ---------------------------------------------------------------------------------------------------
@@ -192,14 +194,16 @@ def _other_rows(then: Sequence[Sample], now: Sequence[Sample]) -> str:
     return ", ".join(f"{n:,} of {len(now):,} rows {words[what]}" for what, n in counts.items() if n)
 
 
-def _packed(samples: Sequence[Sample]) -> bytes:
-    lines = "".join(json.dumps(asdict(sample)) + "\n" for sample in samples)
-    return gzip.compress(lines.encode(), compresslevel=1)
+def _pack(samples: Sequence[Sample], file: Path) -> None:
+    names = [field.name for field in fields(Sample)]
+    with gzip.open(file, "xt", compresslevel=1, encoding="utf-8") as lines:
+        for sample in samples:
+            lines.write(json.dumps({name: getattr(sample, name) for name in names}) + "\n")
 
 
-def _unpacked(file: Path) -> list[Sample]:
+def _unpacked(file: Path) -> Sequence[Sample]:
     try:
         with gzip.open(file, "rt", encoding="utf-8") as lines:
-            return [Sample(**{**row, "status": Status(row["status"])}) for row in map(json.loads, lines)]
+            return Samples(Sample(**{**row, "status": Status(row["status"])}) for row in map(json.loads, lines))
     except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
         raise RunError(f"{file} is damaged: the unfinished run cannot go on. Give --fresh to replace it.") from error

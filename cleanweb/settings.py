@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from math import inf
 from pathlib import Path
@@ -174,3 +174,11 @@ def fingerprint(parts: object) -> str:
     """A short digest of anything that can be written as JSON: equal settings and crawls, equal digests."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def fingerprint_of_all(parts: Iterable[object]) -> str:
+    """The same of many parts, one after the other: they need not all be in memory."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        digest.update(json.dumps(part).encode() + b"\n")
+    return digest.hexdigest()

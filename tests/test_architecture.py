@@ -39,7 +39,8 @@ FLOORS: list[tuple[str, set[str]]] = [
                           "splits"}),
     ("tools", {"settings", "machine", "divergence", "neighbours", "labelnoise", "calibration", "smallloss", "mixmatch",
                "contrastive", "twogroups", "distributed", "workers", "pixelcache", "signatures", "charts", "usage",
-               "runlock", "checkpoint", "safenames", "spreadsheet", "drafts", "signals", "tarmembers", "columns"}),
+               "runlock", "checkpoint", "safenames", "spreadsheet", "drafts", "signals", "tarmembers", "columns",
+               "packed"}),
     ("the disk", {"atomic"}),
     ("ground", {"records", "errors", "schema"}),
 ]  # fmt: skip

@@ -1,9 +1,9 @@
 """What a run costs as the crawl grows: seconds and memory of every stage, over all processes, and the rows written.
 
 The product itself is run, in a process of its own, on a crawl that `crowd.py` makes; a watcher in that process reads
-the operating system's books (Linux). Memory over all processes is the proportional set size: pages that several share count
-once, and pages of files that are mapped count while they are held. What grows with the crawl for good is the main
-process's anonymous memory, which is told apart.
+the operating system's books (Linux). Memory over all processes is the proportional set size: pages that several share
+count once, and pages of files that are mapped count while they are held. What grows with the crawl for good is the
+main process's anonymous memory, which is told apart.
 """
 
 import contextlib
@@ -199,7 +199,7 @@ def _tiny(folder: Path) -> Path:
 
     torch.manual_seed(0)
     place = folder / "tiny"
-    save_classifier(Backbone("cnn5", False).build(2), place, ["a", "b"], 32)
+    save_classifier(Backbone("test_convnext", False).build(2), place, ["a", "b"], 32)
     return place
 
 

@@ -9,7 +9,7 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from cleanweb import tarmembers
 from cleanweb.errors import CrawlError
+from cleanweb.packed import Samples
 from cleanweb.records import CLOSED, Sample, Status, Unread
 
 READERS = {
@@ -39,7 +40,7 @@ class Crawl:
     """What a reader found."""
 
     root: Path  # the crawl folder, absolute: `Sample.path` is relative to it
-    samples: list[Sample]
+    samples: Sequence[Sample]
     notes: list[str]  # what a person should know, a line each
 
 
@@ -70,14 +71,14 @@ def read(
             told = [] if merge_labels else _told(spellings)
             crawl = _merged(crawl, spellings) if merge_labels and spellings else crawl
             _check(crawl, labels or source)
-            return replace(crawl, notes=_counts(crawl.samples) + crawl.notes + told)
+            return replace(crawl, samples=Samples(crawl.samples), notes=_counts(crawl.samples) + crawl.notes + told)
     raise CrawlError(
         f"{source} is neither a folder, nor a table (CSV, TSV, JSON lines, Parquet), nor a tar of images. Unpack other "
         "archives first and give the folder."
     )
 
 
-def contents(samples: list[Sample]) -> Iterator[tuple[int, Path | bytes | Unread]]:
+def contents(samples: Sequence[Sample]) -> Iterator[tuple[int, Path | bytes | Unread]]:
     """The index of every sample that can be opened, with its file, or its bytes where Parquet or a tar holds them, or
     why it has none.
 
@@ -289,12 +290,12 @@ _WORDS = {
 }
 
 
-def _counts(samples: list[Sample]) -> list[str]:
+def _counts(samples: Sequence[Sample]) -> list[str]:
     found = Counter(sample.status for sample in samples)
     return [count(found[status], *words) for status, words in _WORDS.items() if found[status]]
 
 
-def _spellings(samples: list[Sample]) -> list[set[str]]:
+def _spellings(samples: Sequence[Sample]) -> list[set[str]]:
     """Labels that differ only in capitals or spaces: they are probably one class."""
     alike: dict[str, set[str]] = defaultdict(set)
     for label in {sample.given_label for sample in samples if sample.given_label is not None}:
