@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -198,11 +199,14 @@ def copies_among(
 
 def changes(samples: Sequence[Sample], facts: Sequence[ImageFacts]) -> dict[int, str]:
     """What has become of files since they were read, in words, by sample index: verdicts are about what was read."""
-    found = (
-        (i, images.changed_since(Path(sample.file), facts[i]))
-        for i, sample in enumerate(samples)
-        if sample.row is None and facts[i].status == Status.OK
-    )
+    there = cache(lambda file: Path(file).exists())
+
+    def change(sample: Sample, fact: ImageFacts) -> str:
+        if sample.row is None:
+            return images.changed_since(Path(sample.file), fact)
+        return "" if there(sample.file) else f"the file that held it, {sample.file}, has vanished since it was read"
+
+    found = ((i, change(sample, facts[i])) for i, sample in enumerate(samples) if facts[i].status == Status.OK)
     return {i: words for i, words in found if words}
 
 

@@ -62,9 +62,17 @@ def words_for_errors() -> Iterator[None]:
         where = f": {error.filename}" if error.filename else ""
         typer.echo(plain(f"Error: {error.strerror or error}{where}."), err=True)
         raise typer.Exit(5) from error
-    except MemoryError as error:
-        typer.echo("Error: out of memory. Try a smaller --batch-size or fewer --workers.", err=True)
+    except (MemoryError, RuntimeError) as error:  # of the latter: torch's, here or on a GPU
+        if not isinstance(error, MemoryError) and not _of_memory(error):
+            raise
+        typer.echo("Error: out of memory. Try a smaller --batch-size or --image-size, fewer --workers or --device cpu.",
+                   err=True)  # fmt: skip
         raise typer.Exit(5) from error
+
+
+def _of_memory(error: RuntimeError) -> bool:
+    """`machine.out_of_memory`, without torch."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 # --- progress -------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from cleanweb.errors import CleanwebError, MachineError, RunError
 from cleanweb.network import Backbone, Network, load_classifier
 from cleanweb.pixelcache import PixelCache
 from cleanweb.runfolder import RunFolder
-from cleanweb.settings import RECIPES
+from cleanweb.settings import FORMATS, RECIPES
 from cleanweb.terminal import one_line, plain
 from cleanweb.train import train
 from tests.test_cli import cleanweb
@@ -377,6 +377,8 @@ NO_NETWORK = """
 import os, sys
 
 def refuse(event, args):
+    if event == "socket.bind" and args[1][0] == "127.0.0.1":
+        return
     if event in ("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo",
                  "socket.gethostbyname", "socket.gethostbyaddr", "urllib.Request", "webbrowser.open"):
         with open(os.environ["NETWORK_ASKED"], "a") as file:
@@ -418,11 +420,21 @@ def test_no_command_asks_the_network(tmp_path: Path, crawl: Path) -> None:
     assert asked.exists()
     asked.unlink()
     fit = ["fit", str(crawl), "--out", run[1], "--backbone", "cnn5", "--epochs", "2", "--workers", "1"]
-    others = [["retag"], ["report"], ["export"], ["export", "--format", "imagefolder", "--out", "tree"],
-              ["export", "--format", "parquet", "--out", "t.parquet"], ["sql", "SELECT 1"],
-              ["predict", str(crawl / "red" / "00.png")], ["audit", "--sheet", "sheet.csv"]]  # fmt: skip
-    done = python("all.py", given=json.dumps([fit, *([*words, *run] for words in others), ["doctor"]]))
+    others = [["retag"], ["report"], ["sql", "SELECT 1"], ["predict", str(crawl / "red" / "00.png")],
+              ["audit", "--sheet", "sheet.csv"], ["audit", "--answers", "sheet.csv"], ["audit", "--show"],
+              ["export-model", "--format", "timm", "--out", "model"]]  # fmt: skip
+    others += [["export", "--format", name, "--out", f"export-{name}"] for name in FORMATS]
+    for i in range(6):
+        shutil.copytree(crawl / "green", tmp_path / "source" / f"class {i}")
+    bench = [["bench", "worlds"], ["bench", "tables"], ["bench", "make", "source", "few-classes", "--out", "world"]]
+    done = python("all.py", given=json.dumps([fit, *([*words, *run] for words in others), ["doctor"], *bench]))
     assert done.returncode == 0, done.stderr
+    pages = [["review"], ["audit"]]
+    for words in pages:  # these serve, on this machine alone
+        command = [sys.executable, "-m", "cleanweb", *words, *run, "--no-browser"]
+        with subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+            assert "http://127.0.0.1:" in process.stdout.readline()
+            process.kill()
     assert not asked.exists(), asked.read_text()
 
 

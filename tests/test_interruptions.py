@@ -12,6 +12,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
+import duckdb
 import pandas as pd
 import pytest
 import torch
@@ -298,6 +299,25 @@ def test_files_that_vanish_or_shrink_while_it_learns_are_noted(tmp_path: Path) -
     assert images.loc[["red/04.png", "red/05.png"], "status"].eq("ok").all()
     assert images["note"].notna().sum() == 2
     assert "2 files have changed or vanished since they were read: see their note." in ended.notes
+
+
+def test_a_parquet_file_that_vanishes_while_it_learns_is_noted(tmp_path: Path) -> None:
+    crawl, shard = tmp_path / "crawl", tmp_path / "parquet" / "images.parquet"
+    draw_crawl(crawl)
+    shard.parent.mkdir()
+    rows = [(file.read_bytes(), file.parent.name) for file in sorted(crawl.rglob("*.png"))]
+    with duckdb.connect() as con:
+        con.execute("CREATE TABLE t (image STRUCT(bytes BLOB, path VARCHAR), label VARCHAR)")
+        con.executemany("INSERT INTO t VALUES ({'bytes': ?, 'path': NULL}, ?)", rows)
+        con.execute(f"COPY t TO '{shard}' (FORMAT parquet)")
+
+    def meddle(stage: str, done: int, total: int) -> None:
+        if stage == "train":
+            shard.unlink(missing_ok=True)
+
+    images = pipeline.fit(settings(shard, tmp_path / "run", epochs=1), meddle).tables["images"]
+    assert images["status"].eq("ok").all()
+    assert images["note"].str.contains("images.parquet, has vanished since it was read").all()
 
 
 def test_a_crawl_that_loses_files_between_runs_goes_on(tmp_path: Path) -> None:

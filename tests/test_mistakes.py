@@ -1,10 +1,12 @@
 """What a new user types wrongly, and what the answer must hold: what is wrong, and what to do. Never a traceback."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.test_cli import cleanweb
+from tests.test_train import MEMORY
 
 
 @pytest.fixture
@@ -73,6 +75,26 @@ def test_a_full_disk_is_told_in_words(here: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(pipeline, "fit", full)
     code, _, err = cleanweb("fit", "crawl", "--out", "new")
     assert (code, err.strip()) == (5, "Error: No space left on device: scores.npz.")
+
+
+@pytest.mark.parametrize("error", MEMORY, ids=lambda error: type(error).__name__)
+def test_too_little_memory_anywhere_is_told_in_words(error: Exception, here: Path, monkeypatch) -> None:
+    """Not only in training, which tries again with less."""
+    from cleanweb import pipeline
+
+    monkeypatch.setattr(pipeline, "fit", raising(error))
+    code, _, err = cleanweb("fit", "crawl", "--out", "new")
+    assert (code, err.strip().startswith("Error: out of memory.")) == (5, True)
+    monkeypatch.setattr(pipeline, "fit", raising(RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):  # is told as one
+        cleanweb("fit", "crawl", "--out", "new")
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def fit(*_: object) -> None:
+        raise error
+
+    return fit
 
 
 def test_another_network_than_asked_for_is_told_before_training(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """Tables that are text: every encoding and line end, what is wrong with its line, and memory that does not grow."""
 
 import json
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -96,6 +98,26 @@ def test_memory_does_not_grow_with_the_table(tmp_path: Path, kind: str) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 16 * texttable._HEAD  # the head is held, the rest is not
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_ten_million_rows_are_read_in_the_memory_of_few(tmp_path: Path, kind: str) -> None:
+    """In a process of its own: what it holds at most, in MB, is told by the operating system."""
+    look = "import resource, sys; from pathlib import Path; from cleanweb import texttable;" \
+           "print(sum(1 for _ in texttable.read(Path(sys.argv[1]))[1]), " \
+           "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"  # fmt: skip
+    table, peaks = tmp_path / f"t.{kind}", []
+    for n in (1_000, 10_000_000):
+        with table.open("w") as stream:
+            stream.writelines(["path,label\n"] if kind == "csv" else [])
+            row = "images/{0}.jpg,cat\n" if kind == "csv" else '{{"path": "images/{0}.jpg", "label": "cat"}}\n'
+            stream.writelines(row.format(i) for i in range(n))
+        done = subprocess.run([sys.executable, "-c", look, table], capture_output=True, text=True, check=True)
+        rows, peak = map(int, done.stdout.split())
+        assert rows == n
+        peaks.append(peak)
+    assert peaks[1] < peaks[0] + 30
 
 
 LABELS = ["cat", "dog", "007", "7", "0x1F", "1e5", "nan", "None", "NULL", "true", "😀 emoji", "two\nlines", "tab\there",
