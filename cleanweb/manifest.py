@@ -229,7 +229,7 @@ def changing(run: Path, settle: bool = False) -> Iterator[duckdb.DuckDBPyConnect
                 con.execute("CHECKPOINT")
         except (duckdb.ConstraintException, duckdb.ConversionException) as error:
             raise ValueError(f"the manifest would contradict itself: {brief(error)}") from error
-        except FILE_FAULTS as error:
+        except (*FILE_FAULTS, duckdb.TransactionException) as error:  # the last: no room for COMMIT
             raise MachineError(f"cannot write {file_of(run)}: {brief(error)}") from error
         finally:
             roll_back(con)

@@ -8,6 +8,7 @@ The exported network takes float32 images (n, 3, side, side), prepared as the ca
 """
 
 import importlib.util
+import io
 import json
 import shutil
 import warnings
@@ -96,7 +97,9 @@ def _write_onnx(model: TimmModel, names: list[str], classifier: Path, folder: Pa
 def _write_torch_export(model: TimmModel, names: list[str], classifier: Path, folder: Path) -> Run:
     program = torch.export.export(model, (_example(model),), dynamic_shapes=(_ANY_NUMBER,))
     config = (classifier / "config.json").read_text(encoding="utf-8")
-    torch.export.save(program, folder / "model.pt2", extra_files={"config.json": config})
+    packed = io.BytesIO()  # where a disk is full, torch's own writer ends the process
+    torch.export.save(program, packed, extra_files={"config.json": config})
+    (folder / "model.pt2").write_bytes(packed.getbuffer())
     return torch.export.load(folder / "model.pt2").module()
 
 

@@ -17,10 +17,12 @@ from typing import Any, cast
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.models import build_model_with_cfg, register_model
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
+from cleanweb import atomic
 from cleanweb.errors import MachineError, RunError, UsageError, did_you_mean
 from cleanweb.machine import autocast
 
@@ -366,7 +368,11 @@ def save_classifier(model: TimmModel, folder: Path, class_names: list[str], size
 
     model_config = {"label_names": class_names, "num_classes": len(class_names)}
     model = model.cpu().to(memory_format=torch.contiguous_format)  # safetensors takes no other
-    save_for_hf(model, str(folder), model_config=model_config, safe_serialization=True)
+    with atomic.told(folder):
+        try:
+            save_for_hf(model, str(folder), model_config=model_config, safe_serialization=True)
+        except SafetensorError as error:  # a full disk, in words of its own
+            raise OSError(str(error)) from error
 
 
 def load_classifier(folder: Path) -> tuple[TimmModel, list[str]]:

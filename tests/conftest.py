@@ -52,11 +52,20 @@ def run(crawl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """An empty file system of 1 MB."""
-    place = tmp_path / "disk"
+    yield from mounted(tmp_path / "disk", 1)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """An empty file system of 64 MB."""
+    yield from mounted(tmp_path / "disk", 64)
+
+
+def mounted(place: Path, size_mb: int) -> Iterator[Path]:
     place.mkdir()
-    mounted = sys.platform == "linux" and os.geteuid() == 0
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], check=False,
-                          capture_output=True) if mounted else None  # fmt: skip
+    may = sys.platform == "linux" and os.geteuid() == 0
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_mb}m", "tmpfs", str(place)], check=False,
+                          capture_output=True) if may else None  # fmt: skip
     if done is None or done.returncode:
         pytest.skip("only root can mount a small disk")
     yield place
