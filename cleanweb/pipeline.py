@@ -1,12 +1,12 @@
 """The whole story: read the crawl, inspect every file, learn, score, decide, retrain, write it down."""
 
+import functools
 import logging
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -199,7 +199,7 @@ def copies_among(
 
 def changes(samples: Sequence[Sample], facts: Sequence[ImageFacts]) -> dict[int, str]:
     """What has become of files since they were read, in words, by sample index: verdicts are about what was read."""
-    there = cache(lambda file: Path(file).exists())
+    there = functools.cache(lambda file: Path(file).exists())
 
     def change(sample: Sample, fact: ImageFacts) -> str:
         if sample.row is None:
