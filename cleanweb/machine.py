@@ -115,13 +115,17 @@ def cores() -> int:
 
 
 @contextlib.contextmanager
-def one_thread(device: torch.device) -> Iterator[None]:
-    """Products of a few milliseconds on the CPU: threads that wait for each other cost more than they bring, and on a
-    busy machine twenty times more."""
-    threads = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
+def threads(n: int) -> Iterator[None]:
+    """So many threads for torch on the CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
+
+
+def one_thread(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Products of a few milliseconds on the CPU: threads that wait for each other cost more than they bring, and on a
+    busy machine twenty times more."""
+    return threads(1) if device.type == "cpu" else contextlib.nullcontext()

@@ -21,13 +21,13 @@ from cleanweb import (
     modelcard,
     plan,
     readers,
-    remote,
     score,
     tables,
     train,
     tune,
     views,
 )
+from cleanweb.crossfit import Lesson, Task
 from cleanweb.errors import CrawlError, UsageError
 from cleanweb.methods import Watch, unwatched
 from cleanweb.network import save_classifier
@@ -57,7 +57,7 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
         if unfinished.is_complete():
             asked_for, run = unfinished.is_of(settings), _handed_over(unfinished, progress)
             if asked_for:
-                return _copied(run, settings.copy_to)
+                return run
         folder.refuse_finished(settings.fresh)  # another process may have come first
         try:
             _learn(settings, crawl, unfinished, progress, watch)
@@ -65,7 +65,7 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
             if unfinished.is_new:  # there is nothing worth going on from
                 unfinished.discard()
             raise
-        return _copied(_handed_over(unfinished, progress), settings.copy_to)
+        return _handed_over(unfinished, progress)
 
 
 def _learn(settings: Settings, crawl: readers.Crawl, unfinished: Unfinished, progress: Progress, watch: Watch) -> None:
@@ -98,14 +98,15 @@ def _learn(settings: Settings, crawl: readers.Crawl, unfinished: Unfinished, pro
     learning = unfinished.learning(
         fingerprint_of_all((facts[i].pixel_digest, int(of)) for i, of in zip(scored, taught, strict=True))
     )
-    task = tune.Task(lambda at, side: cache.load(scored[at], side), taught, len(classes), backbone, pixels, device,
-                     settings.seed, learning, progress, watch)  # fmt: skip
     training = plan.training(settings, device, backbone, len(labels))
+    task = Task(cache.only(scored).load, taught, len(classes), backbone, pixels, device, settings.seed, learning,
+                training.processes, progress, watch)  # fmt: skip
     for words in training.words:
         log.info(words)
     log.debug("to learn: %s; classifier: %s", training.recipe, training.classifier)
-    learner = tune.TUNES[training.tune](task)
-    learned = learner.learn(settings.method, settings.recipe, training.recipe, training.epochs)
+    lesson = Lesson(settings.method, settings.recipe, training.recipe, training.epochs)
+    learner = tune.TUNES[training.tune](task, lesson)
+    learned = learner.learn()
     scores = Scores(**checkpoint.once(
         learning / "scores.npz",
         lambda: score.score(
@@ -161,15 +162,6 @@ def _handed_over(unfinished: Unfinished, progress: Progress) -> Outcome:
     return Outcome(folder.path, made, notes)
 
 
-def _copied(run: Outcome, to: remote.Remote | None) -> Outcome:
-    """The run, and a copy of it at an address, if one is asked for."""
-    if to is None:
-        return run
-    for part in RunFolder(run.folder).parts():
-        remote.upload(part, f"{to}/{part.name}")
-    return replace(run, notes=[*run.notes, f"The run lies in {run.folder}, and a copy of it in {to}."])
-
-
 def inspect(
     samples: Sequence[Sample], pixels: Path, side_px: int, workers: int | None, progress: Progress
 ) -> tuple[Sequence[ImageFacts], PixelCache]:
@@ -212,8 +204,6 @@ def changes(samples: Sequence[Sample], facts: Sequence[ImageFacts]) -> dict[int,
     there = functools.cache(lambda file: Path(file).exists())
 
     def change(sample: Sample, fact: ImageFacts) -> str:
-        if remote.is_address(sample.file):  # not asked again
-            return ""
         if sample.row is None:
             return images.changed_since(Path(sample.file), fact)
         return "" if there(sample.file) else f"the file that held it, {sample.file}, has vanished since it was read"

@@ -47,6 +47,10 @@ class PixelCache:
     def __reduce__(self) -> tuple[type["PixelCache"], tuple[Path, np.ndarray]]:
         return PixelCache, (self.folder, self.index)  # memory maps do not travel to other processes
 
+    def only(self, indices: np.ndarray) -> "PixelCache":
+        """The cache of these samples alone (m,), numbered from 0."""
+        return PixelCache(self.folder, self.index[indices])
+
     def side(self, i: int) -> int:
         """The stored side of sample i in pixels; 0 where it has none."""
         return int(self.index["side"][i]) if 0 <= i < len(self.index) else 0

@@ -5,17 +5,19 @@ from typing import Any
 
 import torch
 
-from cleanweb import methods
+from cleanweb import machine, methods
 from cleanweb import settings as defaults
 from cleanweb.errors import UsageError
 from cleanweb.methods import METHODS, TAKE_NOISE_RATE
-from cleanweb.network import Backbone, choose_backbone
+from cleanweb.network import FROM_SCRATCH, Backbone, choose_backbone
 from cleanweb.settings import Recipe, Settings
 from cleanweb.views import Pixels
 
 FEW_IMAGES = 6_000  # so many are learned from in one round; a half, a third of them in two, three: single networks from
 # scratch differ much on few images, and their mean is better (bench/EXPERIMENTS.md)
 MANY_IMAGES = 20_000  # from here on a GPU trains the whole network; fewer images teach a frozen backbone's head more
+SMALL_PX = 64  # images of up to this side
+LEAST_WORK = 30_000  # images × epochs × networks: less is done before processes have started
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Training:
     epochs: int
     classifier: Recipe  # for the classifier on the final labels
     classifier_epochs: int
+    processes: int  # that fit networks at the same time
     rule: dict[str, float] | None  # how to decide: the paper's criteria, or None for the evidence
     words: list[str]  # what was chosen and why, a line each
 
@@ -85,11 +88,23 @@ def training(settings: Settings, device: torch.device, backbone: Backbone, n: in
     ]
     if pretrain is not None:
         words.append(f"--pretrain {pretrain}: {epochs} epochs of contrastive learning before.")
+    processes = _processes(settings, device, backbone, recipe, n * epochs)
+    if processes > 1:
+        words.append(f"{recipe.folds * recipe.rounds} networks, in {processes} processes at once.")
     by_criteria = settings.method == "josrc" and settings.recipe in defaults.PAPER_RECIPES
     rule = {"epsilon": recipe.epsilon, "tau": recipe.tau_m} if by_criteria else None
-    return Training(
-        tune, recipe, epochs, classifier, classifier_epochs, rule, [backbone.why] * bool(backbone.why) + words
-    )
+    words = [backbone.why] * bool(backbone.why) + words
+    return Training(tune, recipe, epochs, classifier, classifier_epochs, processes, rule, words)
+
+
+def _processes(settings: Settings, device: torch.device, backbone: Backbone, recipe: Recipe, work: int) -> int:
+    """Small networks on a CPU are fitted at the same time, a core or a few each; larger ones use all cores and memory
+    there is. work: images × epochs."""
+    networks = recipe.folds * recipe.rounds
+    small = backbone.name in FROM_SCRATCH and (settings.image_size or 0) <= SMALL_PX
+    if device.type != "cpu" or not small or recipe.pretrain is not None or work * networks < LEAST_WORK:
+        return 1
+    return min(networks, machine.cores() if settings.workers is None else max(settings.workers, 1))
 
 
 def _cross_fitting(recipe: Recipe) -> str:

@@ -36,6 +36,22 @@ BUNCH_BYTES = 4 << 20
 LEAST_BYTES, MOST_BYTES = 1 << 30, 4 << 30  # of memory for one process
 
 
+_to_parent: Connection | None = None  # in a process of the pool
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a function has to say before its answer."""
+
+    message: Any
+
+
+def tell(message: Any) -> None:
+    """From a function at work in a process of the pool to whoever runs the pool, where it comes as `Told`."""
+    assert _to_parent is not None, "there is nobody to tell"
+    _to_parent.send(Told(message))
+
+
 @dataclass(frozen=True, slots=True)
 class Failed:
     """The answer to an item that could not be answered."""
@@ -44,7 +60,12 @@ class Failed:
 
 
 def run(
-    start: Start, items: Iterable[Keyed], workers: int, deadline_s: float = 60.0, memory_bytes: int | None = None
+    start: Start,
+    items: Iterable[Keyed],
+    workers: int,
+    deadline_s: float = 60.0,
+    memory_bytes: int | None = None,
+    who: str = "the decoder",
 ) -> Generator[Keyed, None, None]:
     """Answer every (key, item) with (key, function(item)), in any order, on `workers` processes; 0: in this process.
 
@@ -52,7 +73,8 @@ def run(
     be picklable. An item whose function raises, whose process dies or that takes longer than `deadline_s` seconds is
     answered with `Failed` (in this process only the first of the three can be caught). A process that asks for more
     than `memory_bytes` beyond what it began with gets a MemoryError, where the system can limit it (Linux). Leaving
-    the iterator, by Ctrl-C too, ends all processes. Raises MachineError where processes do not even start.
+    the iterator, by Ctrl-C too, ends all processes. `who`: what is at work there, in words. Raises MachineError where
+    processes do not even start.
     """
     if workers == 0:
         function = start(0)
@@ -64,7 +86,7 @@ def run(
         while True:
             queue.refill()
             while queue.waiting and len(pool) < workers:
-                pool.append(_Worker(start, next(numbers), memory_bytes))
+                pool.append(_Worker(start, next(numbers), memory_bytes, who))
             for worker in pool:
                 if worker.ready and not worker.handed:
                     worker.give(queue)
@@ -106,7 +128,8 @@ class _Queue:
 
 
 class _Worker:
-    def __init__(self, start: Start, number: int, memory_bytes: int | None):
+    def __init__(self, start: Start, number: int, memory_bytes: int | None, who: str):
+        self.who = who
         context = multiprocessing.get_context("spawn")
         self.pipe, far_end = context.Pipe()
         self.process = context.Process(target=_serve, args=(far_end, start, number, memory_bytes), daemon=True)
@@ -138,6 +161,9 @@ class _Worker:
                 if not self.ready:
                     self.ready = True
                     continue
+                if isinstance(answer, Told):
+                    yield self.handed[0][0], answer
+                    continue
                 key, _ = self.handed.popleft()
                 if not self.handed:
                     queue.learn(self.given, self.heard_at - self.given_at)
@@ -157,8 +183,8 @@ class _Worker:
                 "in a script of your own, put the call under: if __name__ == '__main__':"
             )
         if code == -9:  # SIGKILL; Windows has no name for it
-            return "the decoder was killed (signal 9), perhaps for its memory"
-        return f"the decoder crashed (signal {-code})" if code and code < 0 else f"the decoder ended (exit code {code})"
+            return f"{self.who} was killed (signal 9), perhaps for its memory"
+        return f"{self.who} crashed (signal {-code})" if code and code < 0 else f"{self.who} ended (exit code {code})"
 
     def _bury(self, queue: _Queue, words: str) -> Iterator[Keyed]:
         self.end()
@@ -189,6 +215,8 @@ def _serve(pipe: Connection, start: Start, number: int, memory_bytes: int | None
     if sys.platform == "linux":  # a decoder that holds Python's lock keeps the thread below from running
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    global _to_parent  # noqa: PLW0603 - one pipe in the life of the process
+    _to_parent = pipe
     function = start(number)
     if memory_bytes is not None:
         _limit_memory(memory_bytes)

@@ -22,7 +22,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("commands", {"commands", "commands/*", "bench/*"}),
     ("the story", {"pipeline", "retagging", "exporting", "modelexport", "prediction", "doctor"}),
     ("ways to learn", {"tune", "plan"}),
-    ("what they start from", {"features", "pretrain"}),
+    ("what they start from", {"features", "pretrain", "crossfit"}),
     ("what people decided", {"carried"}),
     ("the blind page", {"audit/page"}),
     ("what is shown", {"summary", "report", "modelcard", "review", "review/*", "views"}),
@@ -31,7 +31,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("stages", {"readers/*", "images", "duplicates", "methods/*", "train", "score", "verdict", "tables", "trusted",
                 "manifest", "writers/*", "resuming"}),
     ("labels that a table gives", {"keyedlabels"}),
-    ("what some of a shelf share", {"labeltree", "shards", "finder"}),
+    ("what some of a shelf share", {"labeltree", "shards"}),
     ("a table's rows", {"labelrows"}),
     ("what holds images", {"parquetfile"}),
     ("what a shelf has in common", {"readers", "methods", "writers", "bench"}),
@@ -41,7 +41,7 @@ FLOORS: list[tuple[str, set[str]]] = [
                "contrastive", "twogroups", "distributed", "workers", "pixelcache", "signatures", "charts", "usage",
                "runlock", "checkpoint", "safenames", "spreadsheet", "drafts", "signals", "tarmembers", "columns",
                "packed"}),
-    ("the disk, and other places", {"atomic", "remote"}),
+    ("the disk", {"atomic"}),
     ("ground", {"records", "errors", "schema"}),
 ]  # fmt: skip
 ROOMS = {"audit", "review", "bench", "commands"}  # folders of one idea: their files may import each other
@@ -55,7 +55,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
 # Which files may import these at module level. Elsewhere they are imported where they are needed, or not at all.
 TENSORS = {"methods", "methods/*", "divergence", "neighbours", "network", "smallloss", "mixmatch", "contrastive",
            "pretrain", "machine", "distributed",
-           "views", "features", "train", "tune", "plan", "score", "pipeline", "prediction", "modelexport",
+           "views", "features", "train", "tune", "crossfit", "plan", "score", "pipeline", "prediction", "modelexport",
            "bench/trial",
            "bench/rivals"}  # fmt: skip
 DATABASE = {"database", "manifest", "parquetfile", "writers/parquet"}
@@ -66,7 +66,6 @@ TORCH_FREE = {"__init__", "__main__", "run", "cli", "commands", "commands/*", "t
               "carried", "review",
               "review/*", "verdict", "tables", "trusted", "manifest", "database", "images", "duplicates", "runfolder",
               "readers", "readers/*", "parquetfile", "labelrows", "keyedlabels", "shards", "tarmembers",
-              "remote", "finder",
               "writers", "writers/*", "bench", "bench/noise", "bench/sources", "bench/worlds",
               "bench/metrics", "bench/record", "bench/tables", "bench/commands", "audit", "audit/*", "runlock",
               "resuming", "journal", "checkpoint", "atomic", "signals"}  # fmt: skip

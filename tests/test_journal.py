@@ -86,8 +86,11 @@ def test_a_stopped_inspection_opens_only_what_is_left(workers: int, tmp_path: Pa
     again, kept = inspect(
         enumerate(files), len(files), tmp_path / "cache", 24, workers, lambda _, done, __: seen.append(done)
     )
-    assert "20 of 32 files are inspected already" in caplog.text
-    assert seen == list(range(21, 33))
+    # the 20th may have come while the processes were being ended: it is inspected again
+    kept_before = seen[0] - 1
+    assert kept_before in ((20,) if workers == 0 else (19, 20))
+    assert f"{kept_before} of 32 files are inspected already" in caplog.text
+    assert seen == list(range(kept_before + 1, 33))
     assert again == whole
     assert np.array_equal(kept.load(range(30), 24), pixels.load(range(30), 24))
 

@@ -178,3 +178,24 @@ def test_networks_from_scratch_learn_from_few_images_in_several_rounds(n: int, r
     assert plan.training(settings(), CPU, PRETRAINED, n).recipe.rounds == 1
     assert plan.training(settings(recipe="paper"), CPU, SCRATCH, n).recipe.rounds == 1
     assert plan.training(settings(hyperparameters={"rounds": 5}), CPU, SCRATCH, n).recipe.rounds == 5
+
+
+@pytest.mark.parametrize(
+    ("backbone", "device", "n", "changes", "processes"),
+    [
+        (SCRATCH, CPU, 1000, {}, 4),
+        (SCRATCH, CPU, 1000, {"workers": 2}, 2),
+        (SCRATCH, CPU, 1000, {"workers": 0}, 1),
+        (SCRATCH, CPU, 5000, {}, 3),  # networks
+        (SCRATCH, CPU, 50, {"epochs": 2}, 1),  # done before processes have started
+        (SCRATCH, CPU, 1000, {"image_size": 224}, 1),
+        (SCRATCH, CPU, 1000, {"method": "codim"}, 1),  # pre-trained once for all
+        (SCRATCH, CUDA, 1000, {}, 1),
+        (PRETRAINED, CPU, 1000, {}, 1),
+    ],
+)
+def test_small_networks_are_trained_at_the_same_time(backbone, device, n, changes, processes: int, monkeypatch):
+    monkeypatch.setattr(plan.machine, "cores", lambda: 4)
+    training = plan.training(settings(**changes), device, backbone, n)
+    assert training.processes == processes
+    assert any(f"in {processes} processes" in words for words in training.words) == (processes > 1)
