@@ -68,12 +68,14 @@ def fit(
     """
     asked = dict(locals())
     from cleanweb import pipeline
+    from cleanweb.remote import place
     from cleanweb.run import Run
-    from cleanweb.settings import Settings, checked
+    from cleanweb.settings import Settings, checked, outputs
     from cleanweb.terminal import showing_progress
 
     del asked["progress"]
-    asked |= {name: Path(path) for name in ("source", "labels", "out", "trusted") if (path := asked[name]) is not None}
+    asked |= {name: place(path) for name in ("source", "labels", "trusted") if (path := asked[name]) is not None}
+    asked |= outputs(out)
     asked["hyperparameters"] = {name: checked(name, value) for name, value in (hyperparameters or {}).items()}
     with showing_progress(quiet=not progress) as show:
         done = pipeline.fit(Settings(**asked), show)

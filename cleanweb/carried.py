@@ -17,6 +17,7 @@ import pandas as pd
 from cleanweb import atomic, manifest, tables, verdict
 from cleanweb.errors import RunError
 from cleanweb.records import UNVERIFIED, Decision, Sample, Scores, Target
+from cleanweb.remote import Place, Remote
 from cleanweb.reviews import CHANGED, standing
 from cleanweb.runfolder import RunFolder
 from cleanweb.trusted import matched, read_trusted, trusted_classes
@@ -31,10 +32,10 @@ class Judged:
     decision: Decision
 
 
-def verified_labels(source: Path, samples: Sequence[Sample], root: Path) -> dict[int, str | None]:
+def verified_labels(source: Place, samples: Sequence[Sample], root: Place) -> dict[int, str | None]:
     """Sample index → verified label, None for none of the classes; `source` is a table, or a run: its folder or
     manifest.duckdb. Raises UsageError where it and the crawl do not fit together."""
-    if not (source.is_dir() or source.suffix == ".duckdb"):
+    if isinstance(source, Remote) or not (source.is_dir() or source.suffix == ".duckdb"):
         return read_trusted(source, samples, root)
     return matched(source, standing(source), samples)
 
@@ -131,7 +132,7 @@ def set_aside(folder: RunFolder) -> None:
         folder.manifest.replace(folder.earlier)
 
 
-def over(earlier: Path, samples: Sequence[Sample], root: Path, classes: Sequence[str]) -> pd.DataFrame:
+def over(earlier: Path, samples: Sequence[Sample], root: Place, classes: Sequence[str]) -> pd.DataFrame:
     """The decisions taken in the manifest `earlier`, if there is one, that hold for this crawl: of the same folder,
     path and classes."""
     if not earlier.exists():

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cleanweb.errors import UsageError
+from cleanweb.remote import Remote
 
 # Names by rank: the first rank that any column answers to decides, and two columns that answer to it are too many.
 # A name is compared in lower case and in words: imagePath, image-path and "Image Path" are image_path.
@@ -47,7 +48,7 @@ def no_column_options() -> Iterator[None]:
         raise UsageError(error.without_option) from None
 
 
-def choose(columns: list[str], what: str, given: str | None, table: Path | str) -> str:
+def choose(columns: list[str], what: str, given: str | None, table: "Path | Remote | str") -> str:
     """The column of the "path" or the "label": the one given, else guessed by name. Raises ColumnError otherwise."""
     ending = f"The columns are: {', '.join(map(repr, columns))}."
     if given is not None:

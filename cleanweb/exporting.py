@@ -1,16 +1,19 @@
 """Hand over a part of a run: select, relabel, split, write."""
 
 import os
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from cleanweb import manifest, readers, splits, writers
+from cleanweb import manifest, readers, remote, splits, writers
 from cleanweb.drafts import refuse_existing
-from cleanweb.errors import CrawlError, UsageError
+from cleanweb.errors import CrawlError, MachineError, UsageError
 from cleanweb.records import Progress, silent
+from cleanweb.remote import Place, Remote, is_address
 from cleanweb.safenames import TORCHVISION_SUFFIXES, image_name
 
 if TYPE_CHECKING:
@@ -23,7 +26,7 @@ STREAMED = ("csv", "jsonl")  # what can be written to standard output
 class Exported:
     """What was handed over, or would be."""
 
-    out: Path | None  # None: standard output
+    out: Place | None  # None: standard output
     selected: int  # images
     written: int
     left_out: dict[str, int]  # why, in words, and how many
@@ -45,7 +48,7 @@ class Exported:
 
 
 def export(
-    run: Path, format: str = "csv", out: Path | None = None, *, only: Sequence[str] = ("trainable",),
+    run: Path, format: str = "csv", out: Place | None = None, *, only: Sequence[str] = ("trainable",),
     where: str | None = None, split: str | None = None, seed: int = 0, relabel: bool = True, link: str = "copy",
     dry_run: bool = False, progress: Progress = silent, stream: TextIO | None = None,
 ) -> Exported:  # fmt: skip
@@ -55,6 +58,11 @@ def export(
     place. split: as in `splits.parse`. relabel: relabeled images get the suggested label, else they keep the given one.
     dry_run: say what would be written, and write nothing. Raises UsageError and RunError in words to act on.
     """
+    if isinstance(out, Remote):
+        with _made_here(run, out, dry_run) as here:
+            made = export(run, format, here, only=only, where=where, split=split, seed=seed, relabel=relabel,
+                          dry_run=dry_run, progress=progress)  # fmt: skip
+        return replace(made, out=out)
     split = split or getattr(writers.load(format), "SPLIT", None)
     shares = splits.parse(split) if split else {}
     rows = _split(writers.labelled(manifest.select(run, only, where), relabel), shares, seed)
@@ -76,6 +84,23 @@ def export(
                     tuple(_notes(format, rows)))  # fmt: skip
 
 
+@contextmanager
+def _made_here(run: Path, out: Remote, dry_run: bool) -> Iterator[Path]:
+    """Where an export is made that goes to an address; it is copied there when it is complete, and removed here."""
+    root = manifest.read(run, "runs")["root"].iloc[0]
+    if f"{out}/".startswith(f"{root}/"):
+        raise UsageError(f"{out} lies inside the crawl {root}, where nothing is written. Give another --out.")
+    try:
+        if out.exists():
+            raise UsageError(f"{out} is there already, and nothing is overwritten. Give another --out.")
+    except OSError as error:
+        raise MachineError(str(error)) from None
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=run) as folder:
+        yield (here := Path(folder) / out.name)
+        if not dry_run:
+            remote.upload(here, out.url)
+
+
 def new_name(run: Path, only: Iterable[str], suffix: str) -> Path:
     """A name in the run folder that is free."""
     stem = f"export-{'-'.join(only)}"
@@ -90,12 +115,17 @@ def contents(rows: "pd.DataFrame") -> writers.Contents:
     its last.
     """
     embedded: dict[str, dict[int, list[int]]] = {}
+    elsewhere: dict[int, str] = {}
     places = zip(writers.values(rows["file"]), writers.values(rows["row_in_file"]), strict=True)
     for position, (file, row) in enumerate(places):
         if row is not None and file is not None:
             embedded.setdefault(file, {}).setdefault(int(row), []).append(position)
+        elif file is not None and is_address(file):
+            elsewhere[position] = file
         elif file is not None and (source := _openable(file)) is not None:
             yield position, source
+    found = zip(elsewhere, remote.fetch_all(elsewhere.values()), strict=True)
+    yield from ((position, content) for position, content in found if isinstance(content, bytes))
     for file, positions_of in embedded.items():
         yield from _embedded(file, positions_of)
 
@@ -144,7 +174,7 @@ def _foreseen(format: str, asked: writers.Export) -> writers.Written:
 
 def _missing(rows: "pd.DataFrame") -> int:
     files = writers.values(rows["file"])
-    there = {file: file is not None and _openable(file) is not None for file in set(files)}
+    there = {file: file is not None and (is_address(file) or _openable(file) is not None) for file in set(files)}
     return sum(not there[file] for file in files)
 
 

@@ -2,19 +2,18 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from cleanweb.columns import choose
 from cleanweb.errors import UsageError
 from cleanweb.labelrows import Row, columns_of, rows
-from cleanweb.readers import SAME_LABEL_AGAIN, Namings, printable
+from cleanweb.readers import SAME_LABEL_AGAIN, Namings, Place, printable
 from cleanweb.records import CLOSED, Sample, Status
 
 _KEYS = ("key", "__key__")  # what a table of keys calls their column
 
 
 def labelled(
-    samples: Sequence[Sample], names: Iterable[Iterable[str]], table: Path, given: tuple[str | None, str | None],
+    samples: Sequence[Sample], names: Iterable[Iterable[str]], table: Place, given: tuple[str | None, str | None],
     namings: Namings,
 ) -> list[Sample]:  # fmt: skip
     """The samples with the labels of a table instead of their own, and a row for every one of its rows that means none
@@ -49,7 +48,7 @@ def _index(names: Iterable[Iterable[str]]) -> dict[str, int]:
     return index
 
 
-def _key_column(table: Path) -> str | None:
+def _key_column(table: Place) -> str | None:
     there = columns_of(table)
     found = next((name for name in _KEYS if name in there), None)
     try:

@@ -9,14 +9,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 from cleanweb import texttable
 from cleanweb.columns import choose
 from cleanweb.errors import UsageError
 from cleanweb.parquetfile import Parquet, quoted
-from cleanweb.readers import printable
+from cleanweb.readers import Place, printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,7 @@ class Labels:
 
     LONGEST = 1000  # characters: a page of text in the column of labels is no name of a class
 
-    def __init__(self, table: Path | str):
+    def __init__(self, table: Place | str):
         self.table = table
         self.known: dict[str, str] = {}
 
@@ -48,7 +47,7 @@ class Labels:
         return Row(path, self.known.setdefault(label, label), embedded)
 
 
-def is_table(file: Path) -> bool:
+def is_table(file: Place) -> bool:
     """Anything but archives and images, which people hand over by mistake: a table is text or Parquet."""
     with file.open("rb") as stream:
         head = stream.read(4096)
@@ -60,7 +59,7 @@ def is_table(file: Path) -> bool:
 _NO_TABLES = (b"PK", b"\x1f\x8b", b"BZ", b"7z\xbc", b"Rar!", b"\xff\xd8", b"\x89PNG", b"GIF8", b"%PDF")
 
 
-def rows(table: Path, path_column: str | None, label_column: str | None, with_images: bool) -> Iterator[Row]:
+def rows(table: Place, path_column: str | None, label_column: str | None, with_images: bool) -> Iterator[Row]:
     with table.open("rb") as stream:
         parquet = stream.read(4) == b"PAR1"
     if parquet:
@@ -74,7 +73,7 @@ def rows(table: Path, path_column: str | None, label_column: str | None, with_im
         yield labels.row(record[path], record[label])
 
 
-def columns_of(table: Path) -> list[str]:
+def columns_of(table: Place) -> list[str]:
     """The names of its columns."""
     with table.open("rb") as stream:
         parquet = stream.read(4) == b"PAR1"
@@ -84,7 +83,7 @@ def columns_of(table: Path) -> list[str]:
         return list(opened.columns)
 
 
-def as_text(value: Any, table: Path | str) -> str | None:
+def as_text(value: Any, table: Place | str) -> str | None:
     """A value as the text it was written as; None where there is none. 3.0 is 3: nulls turn integers into floats."""
     match value:
         case None | str():
@@ -98,7 +97,7 @@ def as_text(value: Any, table: Path | str) -> str | None:
     return str(value)
 
 
-def _parquet_rows(table: Path, path_column: str | None, label_column: str | None, with_images: bool) -> Iterator[Row]:
+def _parquet_rows(table: Place, path_column: str | None, label_column: str | None, with_images: bool) -> Iterator[Row]:
     with Parquet(os.fspath(table)) as parquet:
         texts = [name for name, kind in parquet.columns.items() if kind == "text"]
         images = [name for name, kind in parquet.columns.items() if kind not in ("text", "other")]

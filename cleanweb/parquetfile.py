@@ -11,6 +11,7 @@ import duckdb
 
 from cleanweb.columns import choose
 from cleanweb.errors import CrawlError
+from cleanweb.remote import bridge, is_address
 
 
 def stream(file: str) -> Iterator[tuple[int, bytes]]:
@@ -27,15 +28,21 @@ def embedded(file: str, row: int) -> bytes:
 
     To read one row DuckDB reads all the images of its row group; a file that is kept open has the last ones at hand.
     """
+    if is_address(file):
+        with Parquet(file) as parquet:  # nothing that asks the network is kept open
+            return _one(parquet, row)
     try:
         state = Path(file).stat()
     except OSError as error:
         raise CrawlError(f"{file} cannot be read: {error.strerror}.") from None
-    parquet = _kept_open(file, state.st_mtime_ns, state.st_size)
+    return _one(_kept_open(file, state.st_mtime_ns, state.st_size), row)
+
+
+def _one(parquet: "Parquet", row: int) -> bytes:
     result = parquet.query(f"SELECT {parquet.image_bytes()} FROM", f"WHERE file_row_number = {int(row)}")
     found = parquet.fetch(result, 1)
     if not found or found[0][0] is None:
-        raise CrawlError(f"{file} embeds no image in row {row}.")
+        raise CrawlError(f"{parquet.file} embeds no image in row {row}.")
     return found[0][0]
 
 
@@ -54,6 +61,8 @@ class Parquet:
         self.file = file
         self.source = f"read_parquet({_literal(file)}, file_row_number = true)"
         self.connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
+        if is_address(file):
+            self.connection.register_filesystem(bridge())
 
     def __enter__(self) -> Self:
         with self._in_words():

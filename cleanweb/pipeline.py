@@ -21,6 +21,7 @@ from cleanweb import (
     modelcard,
     plan,
     readers,
+    remote,
     score,
     tables,
     train,
@@ -57,7 +58,7 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
         if unfinished.is_complete():
             asked_for, run = unfinished.is_of(settings), _handed_over(unfinished, progress)
             if asked_for:
-                return run
+                return _copied(run, settings.copy_to)
         folder.refuse_finished(settings.fresh)  # another process may have come first
         try:
             _learn(settings, crawl, unfinished, progress, watch)
@@ -65,7 +66,7 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
             if unfinished.is_new:  # there is nothing worth going on from
                 unfinished.discard()
             raise
-        return _handed_over(unfinished, progress)
+        return _copied(_handed_over(unfinished, progress), settings.copy_to)
 
 
 def _learn(settings: Settings, crawl: readers.Crawl, unfinished: Unfinished, progress: Progress, watch: Watch) -> None:
@@ -162,6 +163,15 @@ def _handed_over(unfinished: Unfinished, progress: Progress) -> Outcome:
     return Outcome(folder.path, made, notes)
 
 
+def _copied(run: Outcome, to: remote.Remote | None) -> Outcome:
+    """The run, and a copy of it at an address, if one is asked for."""
+    if to is None:
+        return run
+    for part in RunFolder(run.folder).parts():
+        remote.upload(part, f"{to}/{part.name}")
+    return replace(run, notes=[*run.notes, f"The run lies in {run.folder}, and a copy of it in {to}."])
+
+
 def inspect(
     samples: Sequence[Sample], pixels: Path, side_px: int, workers: int | None, progress: Progress
 ) -> tuple[Sequence[ImageFacts], PixelCache]:
@@ -204,6 +214,8 @@ def changes(samples: Sequence[Sample], facts: Sequence[ImageFacts]) -> dict[int,
     there = functools.cache(lambda file: Path(file).exists())
 
     def change(sample: Sample, fact: ImageFacts) -> str:
+        if remote.is_address(sample.file):  # not asked again
+            return ""
         if sample.row is None:
             return images.changed_since(Path(sample.file), fact)
         return "" if there(sample.file) else f"the file that held it, {sample.file}, has vanished since it was read"

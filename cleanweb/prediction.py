@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -9,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cleanweb import images, machine, readers, shards
+from cleanweb import images, machine, readers, remote, shards
 from cleanweb.errors import RunError, UsageError
 from cleanweb.network import TimmModel, load_classifier
 from cleanweb.readers import printable
 from cleanweb.records import ImageFacts, Progress, Status, Unread, silent
+from cleanweb.remote import Place, Remote, place
 from cleanweb.views import Pixels
 
 _BATCH = 32
@@ -33,13 +35,13 @@ class Prediction:
 
 
 def predict(
-    sources: Sequence[Path], classifier: Path, device: str = "auto", progress: Progress = silent
+    sources: Sequence[Place], classifier: Path, device: str = "auto", progress: Progress = silent
 ) -> Iterator[Prediction]:
     """One Prediction per file, in order; folders are walked, and so are tars. Raises RunError where there is no
     classifier."""
     if not (classifier / "config.json").exists():
         raise RunError(f"There is no classifier in {classifier}. Run `cleanweb fit` first, or give --run.")
-    items = [item for source in sources for file in _files(Path(source)) for item in _items(file)]
+    items = [item for source in sources for file in _files(place(source)) for item in _items(file)]
     at = machine.choose_device(device)
     model, names = load_classifier(classifier)
     model = model.to(at)
@@ -73,34 +75,35 @@ def _predict(
             yield Prediction(name, names[k], probability)
 
 
-def _files(source: Path) -> Iterator[Path]:
+def _files(source: Place) -> Iterator[Place]:
     if not source.is_dir():
         yield source
         return
-    found = sorted(Path(folder) / name for folder, _, names in os.walk(source) for name in names)
+    found: Sequence[Place] = sorted(Path(folder) / name for folder, _, names in os.walk(source) for name in names)
+    if isinstance(source, Remote):
+        found = [Remote(file) for file in readers.walk(source, [])]
     if not found:
         raise UsageError(f"There are no files in {source}.")
     yield from (file for file in found if not file.name.startswith("."))
 
 
-def _items(file: Path) -> Iterator[tuple[str, Path, int | None]]:
+def _items(file: Place) -> Iterator[tuple[str, str, int | None]]:
     """What there is in a file to predict: its name, the file, and where it lies in a tar."""
-    name = printable(str(file))
-    if file.suffix.lower() != ".tar" or not file.is_file():
-        yield name, file, None
-        return
-    with readers.opened(str(file)) as stream:
-        shard = shards.open_shard(*stream, shards.LabelChoice("cls"))
+    where, shard = os.fspath(file), shards.Shard()
+    name = printable(where)
+    if file.suffix.lower() == ".tar":
+        with suppress(OSError), readers.opened(where) as stream:
+            shard = shards.open_shard(*stream, shards.LabelChoice("cls"))
     pictures = [picture for picture in shard.pictures if picture.member and not picture.member.kind]
-    yield from ((f"{name}/{picture.name}", file, picture.member.place) for picture in pictures if picture.member)
+    yield from ((f"{name}/{picture.name}", where, picture.member.place) for picture in pictures if picture.member)
     if shard.broken or not pictures:
-        yield name, file, None  # which says what it is instead
+        yield name, where, None  # an image; or it is said what it is instead
 
 
-def _contents(items: Sequence[tuple[str, Path, int | None]]) -> Iterator[Path | bytes | Unread]:
+def _contents(items: Sequence[tuple[str, str, int | None]]) -> Iterator[Path | bytes | Unread]:
+    far = remote.fetch_all(file for _, file, place in items if place is None and remote.is_address(file))
     for file, there in groupby(items, key=lambda item: item[1]):
         places = [place for _, _, place in there]
         if inside := [place for place in places if place is not None]:
-            yield from (content for _, content in readers.embedded_images(str(file), inside))
-        if None in places:
-            yield file
+            yield from (content for _, content in readers.embedded_images(file, inside))
+        yield from (next(far) if remote.is_address(file) else Path(file) for place in places if place is None)

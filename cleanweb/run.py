@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from cleanweb.errors import UsageError, did_you_mean
 from cleanweb.records import MEANING
+from cleanweb.remote import place
 from cleanweb.schema import TABLES
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class Run:
         from cleanweb import exporting
 
         return exporting.export(
-            self.folder, format, Path(out), only=only, where=where, link=link, split=split, seed=seed, relabel=relabel
+            self.folder, format, place(out), only=only, where=where, link=link, split=split, seed=seed, relabel=relabel
         ).written
 
     def export_model(self, out: Path | str, format: str = "timm") -> Path:
@@ -162,7 +163,7 @@ class Run:
 
         from cleanweb import prediction
 
-        sources: Sequence[Path] = [Path(x) for x in ([images] if isinstance(images, Path | str) else images)]
+        sources = [place(x) for x in ([images] if isinstance(images, Path | str) else images)]
         answers = [asdict(answer) for answer in prediction.predict(sources, self.folder / "classifier", device)]
         return pd.DataFrame(answers, columns=["path", "label", "probability", "error"])
 

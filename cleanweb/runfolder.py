@@ -12,6 +12,7 @@ import numpy as np
 from cleanweb import atomic, runlock
 from cleanweb.errors import RunError, UsageError
 from cleanweb.records import Scores
+from cleanweb.remote import Place
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,10 +60,16 @@ class RunFolder:
         drafts = atomic.drafts(self.path)
         return any(child.name != runlock.NAME and child not in drafts for child in self.path.iterdir())
 
-    def refuse_inside(self, crawl: Path) -> None:
+    def refuse_inside(self, crawl: Place) -> None:
         """Raises UsageError where the run would be written among the crawl's own images."""
-        if self.path.resolve().is_relative_to(crawl.resolve()):
+        if isinstance(crawl, Path) and self.path.resolve().is_relative_to(crawl.resolve()):
             raise UsageError(f"The run folder {self.path} lies inside the crawl {crawl}. Give an --out outside it.")
+
+    def parts(self) -> list[Path]:
+        """What a finished run consists of, the manifest last."""
+        names = ("manifest.csv", "manifest.parquet", self.scores.name, self.classifier.name, self.report.name,
+                 self.record.name, self.manifest.name)  # fmt: skip
+        return [part for name in names if (part := self.path / name).exists()]
 
     @contextmanager
     def alone(self, doing: str) -> Iterator[None]:

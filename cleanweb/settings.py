@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from math import inf
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cleanweb.errors import UsageError, did_you_mean
+from cleanweb.remote import Place, Remote, is_address, place
 
 DEFAULT_RUN = "cleanweb-run"
 MOST_SEED = 2**32 - 1  # every generator takes it, and it can be multiplied with
@@ -126,12 +128,13 @@ CLASSIFIER = {
 class Settings:
     """What `fit` was asked for. None means: chosen for the crawl and the machine, and said in the summary."""
 
-    source: Path
-    labels: Path | None = None
+    source: Place
+    labels: Place | None = None
     out: Path = Path(DEFAULT_RUN)
+    copy_to: Remote | None = None  # the finished run is copied there
     path_column: str | None = None
     label_column: str | None = None
-    trusted: Path | None = None
+    trusted: Place | None = None
     merge_labels: bool = False  # labels that differ only in capitals or spaces are one
     allow_outside: bool = False  # open files outside the crawl folder, too
     method: str = "josrc"
@@ -154,7 +157,7 @@ class Settings:
     origin: Mapping[str, str] = field(default_factory=dict)  # setting → where it stands, if not on the command line
 
     def to_json(self) -> dict[str, object]:
-        written = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+        written = {k: str(v) if isinstance(v, Path | Remote) else v for k, v in asdict(self).items()}
         return {k: v for k, v in written.items() if v != {}}
 
     def changed(self, recipe: Recipe) -> Recipe:
@@ -168,6 +171,16 @@ class Settings:
         lines = [f"From {place}: {', '.join(k for k, v in self.origin.items() if v == place)}." for place in places]
         changed = ", ".join(f"{name} = {value}" for name, value in self.hyperparameters.items())
         return lines + [f"Changed in the recipe: {changed}."] * bool(changed)
+
+
+def outputs(out: Path | str | Remote) -> dict[str, Any]:
+    """Where a run is written: `out`, and `copy_to` where an address is given; then it is made on this machine first, in
+    the usual folder, or that which CLEANWEB_RUN names."""
+    at = place(out)
+    if isinstance(at, Path):
+        return {"out": at}
+    here = os.environ.get("CLEANWEB_RUN", DEFAULT_RUN)
+    return {"out": Path(DEFAULT_RUN if is_address(here) else here), "copy_to": at}
 
 
 def fingerprint(parts: object) -> str:

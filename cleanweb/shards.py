@@ -8,6 +8,7 @@ The order of the members does not matter. Where there is a.jpg, a.mask.png is a 
 Memory: a record of some hundred bytes per image, and what is said of it, of one shard.
 """
 
+import fnmatch
 import glob
 import json
 import os
@@ -21,8 +22,9 @@ from typing import Any, BinaryIO
 from cleanweb.columns import choose
 from cleanweb.errors import CrawlError, UsageError
 from cleanweb.labelrows import Labels, Row
-from cleanweb.readers import Namings, hidden, only, printable
+from cleanweb.readers import Namings, Place, hidden, only, printable
 from cleanweb.records import Sample, Status
+from cleanweb.remote import Remote, place
 from cleanweb.tarmembers import BLOCK, MOST_BYTES, BrokenTar, Member, members
 
 IMAGES = {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm", "pgm", "pbm", "pnm",
@@ -122,7 +124,7 @@ def open_shard(tar: BinaryIO, n_bytes: int, choice: LabelChoice) -> Shard:
     try:
         for member in members(tar, n_bytes):
             _take(shard, tar, member, choice, seen, others)
-    except BrokenTar as error:
+    except (BrokenTar, OSError) as error:
         shard.broken = str(error)
     keys = {key for picture in shard.pictures for key in (picture.stem, picture.key)}
     shard.pictures += [Picture(key, key, None) for key in others if key not in keys]
@@ -217,14 +219,14 @@ def broken(tar: Tar, words: str, namings: Namings, status: Status = Status.ERROR
 # --- which shards ---------------------------------------------------------------------------------------------------
 
 
-def tars(source: Path, edge: str | None = None) -> list[Path]:
+def tars(source: Place, edge: str | None = None) -> list[Place]:
     """The shards that a source means, absolute: a tar, a pattern as images-{000..017}.tar or images-*.tar, or a folder
     that holds tars and no other images; none where it means something else. edge: see `readers.border`."""
     if source.is_dir():
-        return [Path(file) for file in only(source, ".tar", edge)]
+        return [place(file) for file in only(source, ".tar", edge)]
     if source.suffix.lower() != ".tar" or source.is_file():
         return [source] if source.suffix.lower() == ".tar" else []
-    named = [Path(name) for name in expanded(os.fspath(source))]
+    named = [place(name) for name in expanded(os.fspath(source))]
     found = [file for name in named for file in _globbed(name)]
     if not any(file.exists() for file in found):
         raise CrawlError(f"Nothing found at {source}: looked for the shards there. Check the spelling.")
@@ -248,17 +250,30 @@ def expanded(pattern: str) -> list[str]:
             expanded(pattern[: found.start()] + choice + pattern[found.end() :])]  # fmt: skip
 
 
-def _globbed(path: Path) -> list[Path]:
+def _globbed(path: Place) -> list[Place]:
     if path.exists() or not glob.has_magic(os.fspath(path)):
         return [path]
+    if isinstance(path, Remote):
+        there = only(_without_magic(path), ".tar")
+        return [Remote(file) for file in there if fnmatch.fnmatchcase(file, path.url)]
     return [Path(file) for file in sorted(glob.glob(os.fspath(path)))]  # noqa: PTH207 (Path.glob takes no absolute ones)
 
 
-def root_of(source: Path) -> Path:
+def root_of(source: Place) -> Place:
     """The crawl folder of shards: the folder given, or that in which the first pattern of a name begins."""
     if source.is_dir():
         return source
+    if isinstance(source, Remote):
+        return _without_magic(source)
     folder = source.parent
     while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+def _without_magic(source: Remote) -> Remote:
+    """The folder up to the first name that is a pattern."""
+    folder = source.parent
+    while glob.has_magic(folder.url) or "{" in folder.url:
         folder = folder.parent
     return folder

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import pandas as pd
 
 from cleanweb import __version__
 from cleanweb.records import UNVERIFIED, Decision, ImageFacts, Sample, Scores, Status, Verdict
+from cleanweb.remote import Place
 from cleanweb.settings import Settings
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ def epochs_table(stages: Mapping[str, Sequence["DataclassInstance"]]) -> pd.Data
 
 
 def runs_table(
-    settings: Settings, root: Path, fingerprint: str, started: datetime, schema_version: int, noise: np.ndarray
+    settings: Settings, root: Place, fingerprint: str, started: datetime, schema_version: int, noise: np.ndarray
 ) -> pd.DataFrame:
     """One row: how this manifest was made, and what the crawl is like. noise (c + 1, 3) as in Decision."""
     finished = datetime.now(UTC)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cleanweb.errors import CrawlError
+from cleanweb.remote import Remote
 from cleanweb.spreadsheet import is_guarded, unguard
 
 LONGEST = (
@@ -23,7 +24,7 @@ LONGEST = (
 _HEAD = 1 << 20  # characters from which the kind of table is told
 
 
-def read(table: Path) -> tuple[list[str], Iterator[list[Any]]]:
+def read(table: Path | Remote) -> tuple[list[str], Iterator[list[Any]]]:
     """The names of the columns, and the records in their order. CSV's values are text, JSON's what they are."""
     head = _head(table)
     match head.lstrip()[:1]:
@@ -37,12 +38,12 @@ def read(table: Path) -> tuple[list[str], Iterator[list[Any]]]:
 # --- text -----------------------------------------------------------------------------------------------------------
 
 
-def _encoding(table: Path) -> str:
+def _encoding(table: Path | Remote) -> str:
     with table.open("rb") as stream:
         return "utf-16" if stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
-def _lines(table: Path) -> Iterator[str]:
+def _lines(table: Path | Remote) -> Iterator[str]:
     """The lines with their ends, which are \\n, \\r\\n or \\r."""
     number = 0
     try:
@@ -58,7 +59,7 @@ def _lines(table: Path) -> Iterator[str]:
         raise _not_text(table, error) from None
 
 
-def _not_text(table: Path, error: UnicodeError) -> CrawlError:
+def _not_text(table: Path | Remote, error: UnicodeError) -> CrawlError:
     """In words, with the line; the decoder knows only the place in what it was given last."""
     encoding, line = _encoding(table), 0
     if encoding == "utf-16":
@@ -77,7 +78,7 @@ def _not_text(table: Path, error: UnicodeError) -> CrawlError:
     return CrawlError(f"{table}: ends inside a letter; the table is cut off.")
 
 
-def _head(table: Path) -> str:
+def _head(table: Path | Remote) -> str:
     head, length = [], 0
     for line in _lines(table):
         head.append(line)
@@ -93,7 +94,7 @@ def _head(table: Path) -> str:
 # --- CSV ------------------------------------------------------------------------------------------------------------
 
 
-def _delimited(table: Path, delimiter: str) -> tuple[list[str], Iterator[list[str]]]:
+def _delimited(table: Path | Remote, delimiter: str) -> tuple[list[str], Iterator[list[str]]]:
     records = _records(_lines(table), delimiter, table)
     header = [name.strip() for name in next(records)[1]]
     guarded = is_guarded(header)
@@ -110,7 +111,7 @@ def _delimited(table: Path, delimiter: str) -> tuple[list[str], Iterator[list[st
     return header, checked()
 
 
-def _records(lines: Iterable[str], delimiter: str, table: Path | None) -> Iterator[tuple[int, list[str]]]:
+def _records(lines: Iterable[str], delimiter: str, table: Path | Remote | None) -> Iterator[tuple[int, list[str]]]:
     """The rows that are not blank, with the line each begins on."""
     csv.field_size_limit(max(LONGEST, csv.field_size_limit()))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -153,7 +154,7 @@ def _number(written: str) -> int | str:
 _decode = json.JSONDecoder(parse_float=_number, parse_constant=lambda _: None).decode
 
 
-def _objects(table: Path) -> tuple[list[str], Iterator[list[Any]]]:
+def _objects(table: Path | Remote) -> tuple[list[str], Iterator[list[Any]]]:
     """JSON lines. A row may lack a key: it is null there."""
 
     def records() -> Iterator[dict[str, Any]]:
@@ -165,7 +166,7 @@ def _objects(table: Path) -> tuple[list[str], Iterator[list[Any]]]:
     return columns, ([record.get(column) for column in columns] for record in records())
 
 
-def _json_lines(table: Path) -> Iterator[str]:
+def _json_lines(table: Path | Remote) -> Iterator[str]:
     """Only \\n ends a line of JSON."""
     whole = ""
     for line in _lines(table):
@@ -176,7 +177,7 @@ def _json_lines(table: Path) -> Iterator[str]:
     yield whole
 
 
-def _array(table: Path) -> tuple[list[str], Iterator[list[Any]]]:
+def _array(table: Path | Remote) -> tuple[list[str], Iterator[list[Any]]]:
     """One array of objects."""
     text = table.read_text(encoding=_encoding(table))
     found = [_object(record, i, table) for i, record in enumerate(_parsed(text, 1, table), 1)]
@@ -184,7 +185,7 @@ def _array(table: Path) -> tuple[list[str], Iterator[list[Any]]]:
     return columns, ([record.get(column) for column in columns] for record in found)
 
 
-def _parsed(text: str, line: int, table: Path) -> Any:
+def _parsed(text: str, line: int, table: Path | Remote) -> Any:
     try:
         return _decode(text.strip())
     except (ValueError, RecursionError) as error:
@@ -192,7 +193,7 @@ def _parsed(text: str, line: int, table: Path) -> Any:
         raise CrawlError(f"{table}, line {line}: not JSON ({error}). Each line must hold one whole object.") from None
 
 
-def _object(record: Any, line: int, table: Path) -> dict[str, Any]:
+def _object(record: Any, line: int, table: Path | Remote) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise CrawlError(f"{table}, line {line}: {str(record)[:60]!r} is no object with a path and a label.")
     return record

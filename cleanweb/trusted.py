@@ -2,16 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 
 from cleanweb.errors import CrawlError, UsageError
-from cleanweb.readers import READERS, absolute
+from cleanweb.readers import READERS, Place, absolute
 from cleanweb.records import NO_CLASS, UNVERIFIED, Sample
 
 
-def read_trusted(table: Path, samples: Sequence[Sample], root: Path) -> dict[int, str | None]:
+def read_trusted(table: Place, samples: Sequence[Sample], root: Place) -> dict[int, str | None]:
     """Sample index → verified label, None where the image belongs to none of the classes. root: the crawl folder, where
     relative paths start. Raises UsageError where the table and the crawl do not fit together."""
     table = absolute(table)
@@ -21,7 +20,9 @@ def read_trusted(table: Path, samples: Sequence[Sample], root: Path) -> dict[int
     return matched(table, [(row.path, row.given_label) for row in rows], samples)
 
 
-def matched(source: Path, labels: Sequence[tuple[str, str | None]], samples: Sequence[Sample]) -> dict[int, str | None]:
+def matched(
+    source: Place, labels: Sequence[tuple[str, str | None]], samples: Sequence[Sample]
+) -> dict[int, str | None]:
     """Sample index → label of these paths and labels that `source` names. Raises UsageError where they do not fit."""
     index = {sample.path: i for i, sample in reversed([*enumerate(samples)])}
     unknown = [path for path, _ in labels if path not in index]

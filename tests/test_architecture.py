@@ -31,7 +31,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("stages", {"readers/*", "images", "duplicates", "methods/*", "train", "score", "verdict", "tables", "trusted",
                 "manifest", "writers/*", "resuming"}),
     ("labels that a table gives", {"keyedlabels"}),
-    ("what some of a shelf share", {"labeltree", "shards"}),
+    ("what some of a shelf share", {"labeltree", "shards", "finder"}),
     ("a table's rows", {"labelrows"}),
     ("what holds images", {"parquetfile"}),
     ("what a shelf has in common", {"readers", "methods", "writers", "bench"}),
@@ -41,7 +41,7 @@ FLOORS: list[tuple[str, set[str]]] = [
                "contrastive", "twogroups", "distributed", "workers", "pixelcache", "signatures", "charts", "usage",
                "runlock", "checkpoint", "safenames", "spreadsheet", "drafts", "signals", "tarmembers", "columns",
                "packed"}),
-    ("the disk", {"atomic"}),
+    ("the disk, and other places", {"atomic", "remote"}),
     ("ground", {"records", "errors", "schema"}),
 ]  # fmt: skip
 ROOMS = {"audit", "review", "bench", "commands"}  # folders of one idea: their files may import each other
@@ -66,6 +66,7 @@ TORCH_FREE = {"__init__", "__main__", "run", "cli", "commands", "commands/*", "t
               "carried", "review",
               "review/*", "verdict", "tables", "trusted", "manifest", "database", "images", "duplicates", "runfolder",
               "readers", "readers/*", "parquetfile", "labelrows", "keyedlabels", "shards", "tarmembers",
+              "remote", "finder",
               "writers", "writers/*", "bench", "bench/noise", "bench/sources", "bench/worlds",
               "bench/metrics", "bench/record", "bench/tables", "bench/commands", "audit", "audit/*", "runlock",
               "resuming", "journal", "checkpoint", "atomic", "signals"}  # fmt: skip

@@ -436,7 +436,7 @@ def test_what_was_exported_is_a_crawl_again(run: Path, tmp_path: Path) -> None:
 def test_images_that_are_not_what_was_downloaded_are_noted(written: Path, tmp_path: Path) -> None:
     """But not where all are, since the crawler has resized them."""
     for format, told in (("webdataset", {}), ("untouched", {0})):
-        samples = readers.read(written / format).samples
+        samples = list(readers.read(written / format).samples)
         samples[0] = replace(samples[0], sha256="0" * 64) if told else samples[0]
         facts, _ = pipeline.inspect(samples, tmp_path / format, 24, 0, silent)
         assert pipeline.not_as_downloaded(samples, facts).keys() == set(told)

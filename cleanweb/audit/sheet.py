@@ -42,7 +42,7 @@ def take(run: Path, table: Path, who: str = "") -> Audit:
 def read(run: Path, audit: Audit, table: Path) -> dict[str, Answer]:
     """sample_id → what the table answers. Raises UsageError where it does not fit the audit, CrawlError where it cannot
     be read."""
-    table = absolute(table)
+    table = Path(absolute(table))
     if not table.is_file():
         raise CrawlError(f"Nothing found at {table}: looked for the answers there. Check the spelling.")
     rows = import_module(READERS["table"]).listed(table, Path(manifest.read(run, "runs")["root"].iloc[0]))

@@ -7,6 +7,8 @@ import typer
 
 from cleanweb import config
 from cleanweb.errors import RunError
+from cleanweb.remote import on_disk
+from cleanweb.settings import outputs
 from cleanweb.terminal import echo_json, log_to_stderr, one_line, words_for_errors
 
 if TYPE_CHECKING:
@@ -27,7 +29,8 @@ def _run_folder(ctx: typer.Context, value: Path) -> Path:
         return value
     with words_for_errors():
         if came_from(ctx, "run") == "default":
-            value = Path(str(config.read().values.get("out", value)))
+            value = outputs(str(config.read().values.get("out", value)))["out"]
+        on_disk(value)
         if value.is_file():
             raise RunError(f"{value} is a file, not a run folder. Give --run the folder that cleanweb fit has written.")
     return value

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cleanweb.commands import JsonOption, Quiet, RunOption, Verbose
+from cleanweb.remote import place
 from cleanweb.settings import DEFAULT_RUN, FORMATS, LINKS, MOST_SEED, ONLY
 from cleanweb.terminal import choice, echo_json, plain, showing_progress, table_stream, words_for_errors
 
@@ -28,7 +29,8 @@ def export(
     ] = "csv",
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="PATH", help="Where to; - is stdout (csv, jsonl). Never overwritten. "
+        typer.Option("--out", "-o", metavar="PATH", help="Where to, s3://… too; - is stdout "
+                     "(csv, jsonl). Never overwritten. "
                      "Default: a new name in the run folder."),
     ] = None,
     where: Annotated[
@@ -70,8 +72,8 @@ def export(
 
         names = [str(name) for name in only or ["trainable"]]
         done = exporting.export(
-            run, str(format), None if to_stdout else out, only=names, where=where, split=split, seed=seed,
-            relabel=relabel, link=str(link), dry_run=dry_run, progress=progress,
+            run, str(format), None if to_stdout or out is None else place(out), only=names, where=where, split=split,
+            seed=seed, relabel=relabel, link=str(link), dry_run=dry_run, progress=progress,
             stream=table_stream() if to_stdout else None,
         )  # fmt: skip
     if as_json and not to_stdout:

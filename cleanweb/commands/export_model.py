@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cleanweb.commands import JsonOption, Quiet, RunOption, Verbose
+from cleanweb.remote import on_disk
 from cleanweb.settings import DEFAULT_RUN, MODEL_FORMATS
 from cleanweb.terminal import choice, echo_json, one_line, words_for_errors
 
@@ -42,7 +43,7 @@ def export_model(
     with words_for_errors():
         from cleanweb import exporting, modelexport
 
-        target = out or exporting.new_name(run, ("classifier", str(format)), "")
+        target = (on_disk(out) if out else None) or exporting.new_name(run, ("classifier", str(format)), "")
         difference = modelexport.export(run, str(format), target)
     if as_json:
         echo_json({"out": str(target), "format": str(format), "largest_difference": difference})

@@ -8,7 +8,8 @@ import typer
 from cleanweb import config
 from cleanweb.commands import JsonOption, Quiet, Verbose, came_from, print_summary
 from cleanweb.errors import SomeUnreadable, UsageError
-from cleanweb.settings import DEFAULT_RUN, MOST_SEED, Settings, checked
+from cleanweb.remote import place
+from cleanweb.settings import DEFAULT_RUN, MOST_SEED, Settings, checked, outputs
 from cleanweb.terminal import Method, Pretrain, RecipeName, Tune, showing_progress, words_for_errors
 from cleanweb.usage import SETTINGS_FILE
 
@@ -51,7 +52,7 @@ def fit(
         is_eager=True, callback=_configure,
         help="Settings in TOML; default: cleanweb.toml or [tool.cleanweb] in pyproject.toml, here.")] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", envvar="CLEANWEB_RUN", rich_help_panel=_OUTPUT,
-        help="The run folder to write.")] = Path(DEFAULT_RUN),
+        help="The run folder to write; s3://…: made here, then copied there.")] = Path(DEFAULT_RUN),
     fresh: Annotated[bool, typer.Option("--fresh", rich_help_panel=_OUTPUT,
         help="Replace what the run folder holds.")] = False,
     strict: Annotated[bool, typer.Option("--strict", rich_help_panel=_OUTPUT,
@@ -100,13 +101,15 @@ def fit(
       cleanweb fit crawl                                 a folder per class
       cleanweb fit crawl --labels labels.csv             a folder and a table
       cleanweb fit 'shards/images-{000..017}.tar'        WebDataset; or the folder img2dataset wrote
+      cleanweb fit s3://bucket/crawl --labels s3://bucket/labels.csv
       cleanweb fit crawl --backbone resnet50.a1_in1k --epochs 30
       cleanweb fit crawl --set lr=0.01 --set folds=3     other values in the recipe
     """
     with words_for_errors():
         settings = Settings(
-            source=source, labels=labels, out=out, path_column=path_column, label_column=label_column,
-            trusted=trusted, merge_labels=merge_labels, allow_outside=allow_outside, method=str(method),
+            source=place(source), labels=labels and place(labels), **outputs(out), path_column=path_column,
+            label_column=label_column, trusted=trusted and place(trusted), merge_labels=merge_labels,
+            allow_outside=allow_outside, method=str(method),
             recipe=str(recipe), noise_rate=noise_rate, backbone=backbone, weights=weights, tune=str(tune),
             pretrain=str(pretrain), epochs=epochs, batch_size=batch_size, image_size=image_size, seed=seed,
             device=device, deterministic=deterministic, workers=workers, fresh=fresh, strict=strict,

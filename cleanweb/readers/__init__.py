@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
-from cleanweb import tarmembers
+from cleanweb import remote, tarmembers
 from cleanweb.errors import CrawlError
 from cleanweb.packed import Samples
 from cleanweb.records import CLOSED, Sample, Status, Unread
+from cleanweb.remote import Place as Place
+from cleanweb.remote import Remote, is_address
 
 READERS = {
     "img2dataset": "cleanweb.readers.img2dataset",
@@ -28,6 +30,7 @@ READERS = {
     "folder": "cleanweb.readers.folder",
 }
 _PARQUET = "cleanweb.parquetfile"  # loads DuckDB: where need be
+_ONE_PICTURE_BYTES = 1 << 18  # fetched at once where one picture of a shard is wanted
 
 SAME_LABEL_AGAIN = "the table names this path again, with the same label"
 LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx"}  # what operating systems leave behind
@@ -39,14 +42,14 @@ _BESIDE = {*SIDECARS, ".py", ".yaml", ".yml"}  # and beside Parquet and tar file
 class Crawl:
     """What a reader found."""
 
-    root: Path  # the crawl folder, absolute: `Sample.path` is relative to it
+    root: Place  # the crawl folder, absolute: `Sample.path` is relative to it
     samples: Sequence[Sample]
     notes: list[str]  # what a person should know, a line each
 
 
 def read(
-    source: Path,
-    labels: Path | None = None,
+    source: Place,
+    labels: Place | None = None,
     path_column: str | None = None,
     label_column: str | None = None,
     allow_outside: bool = False,
@@ -61,17 +64,29 @@ def read(
     """
     source = absolute(source)
     labels = None if labels is None else absolute(labels)
+    remote.listing.cache_clear()
+    try:
+        crawl = _first_read(source, labels, path_column, label_column, allow_outside)
+    except OSError as error:
+        if isinstance(source, Remote) or isinstance(labels, Remote):
+            raise CrawlError(f"{error}. Are the address and the credentials right?") from None
+        raise
+    spellings = _spellings(crawl.samples)
+    told = [] if merge_labels else _told(spellings)
+    crawl = _merged(crawl, spellings) if merge_labels and spellings else crawl
+    _check(crawl, labels or source)
+    return replace(crawl, samples=Samples(crawl.samples), notes=_counts(crawl.samples) + crawl.notes + told)
+
+
+def _first_read(source: Place, labels: Place | None, *how: Any) -> Crawl:
+    """What the first reader gives whose source it is."""
     for what, path in (("source", source), ("table", labels)):
         if path is not None and not path.exists() and not _means_tars(path):
             raise CrawlError(f"Nothing found at {path}: looked for the {what} there. Check the spelling.")
     for module in map(import_module, READERS.values()):
         if module.sniff(source, labels):
-            crawl = module.read(source, labels, path_column, label_column, allow_outside)
-            spellings = _spellings(crawl.samples)
-            told = [] if merge_labels else _told(spellings)
-            crawl = _merged(crawl, spellings) if merge_labels and spellings else crawl
-            _check(crawl, labels or source)
-            return replace(crawl, samples=Samples(crawl.samples), notes=_counts(crawl.samples) + crawl.notes + told)
+            found: Crawl = module.read(source, labels, *how)
+            return found
     raise CrawlError(
         f"{source} is neither a folder, nor a table (CSV, TSV, JSON lines, Parquet), nor a tar of images. Unpack other "
         "archives first and give the folder."
@@ -87,13 +102,17 @@ def contents(samples: Sequence[Sample]) -> Iterator[tuple[int, Path | bytes | Un
     a time.
     """
     held: dict[str, dict[int, int]] = defaultdict(dict)
+    elsewhere: list[int] = []
     for index, sample in enumerate(samples):
         if sample.status in CLOSED:
             continue
-        if sample.row is None:
+        if sample.row is None and is_address(sample.file):
+            elsewhere.append(index)
+        elif sample.row is None:
             yield index, Path(sample.file)
         else:
             held[sample.file][sample.row] = index
+    yield from zip(elsewhere, remote.fetch_all(samples[i].file for i in elsewhere), strict=True)
     for file, index_of in held.items():
         words = "the file that holds it does not any more"
         try:
@@ -133,10 +152,10 @@ def read_bytes(file: str, row: int | None) -> bytes:
     (0.02 s where its row groups hold 2,000 images of 20 kB; all of them are read for one). Raises OSError or
     CrawlError."""
     if row is None:
-        return Path(file).read_bytes()
+        return remote.fetch(file) if is_address(file) else Path(file).read_bytes()
     if not _is_tar(file):
         return import_module(_PARQUET).embedded(file, row)
-    with opened(file) as (tar, _):
+    with opened(file, ahead=_ONE_PICTURE_BYTES) as (tar, _):
         content = tarmembers.read(tar, row)
     if isinstance(content, Unread):
         raise CrawlError(f"{file}, byte {row:,}: {content.words}.")
@@ -144,8 +163,13 @@ def read_bytes(file: str, row: int | None) -> bytes:
 
 
 @contextmanager
-def opened(file: str) -> Iterator[tuple[BinaryIO, int]]:
-    """A file to read at any place, and its size in bytes. Raises OSError."""
+def opened(file: str, ahead: int = remote.WINDOW_BYTES) -> Iterator[tuple[BinaryIO, int]]:
+    """A file to read at any place, and its size in bytes. ahead: how much to fetch at once of one that lies elsewhere.
+    Raises OSError."""
+    if is_address(file):
+        with remote.File(file, ahead) as stream:
+            yield cast("BinaryIO", stream), stream.size
+        return
     with Path(file).open("rb") as stream:
         yield stream, os.fstat(stream.fileno()).st_size
 
@@ -154,7 +178,7 @@ def _is_tar(file: str) -> bool:
     return file.lower().endswith(".tar")
 
 
-def _means_tars(path: Path) -> bool:
+def _means_tars(path: Place) -> bool:
     """A pattern, as images-{000..017}.tar."""
     return _is_tar(path.name) and re.search(r"[{*?\[]", os.fspath(path)) is not None
 
@@ -162,12 +186,14 @@ def _means_tars(path: Path) -> bool:
 # --- what several readers need --------------------------------------------------------------------------------------
 
 
-def absolute(path: Path) -> Path:
+def absolute(path: Place) -> Place:
     """With ~ expanded and without . and .., but symbolic links as they are."""
+    if isinstance(path, Remote):
+        return path
     return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 (Path.absolute keeps "..")
 
 
-def walk(folder: Path, notes: list[str], border: str | None = None) -> list[str]:
+def walk(folder: Place, notes: list[str], border: str | None = None) -> list[str]:
     """All files below a folder, absolute and sorted; not hidden ones nor litter. Links are followed, each folder once.
 
     Links to nothing are listed, and those that lead across the border (see `outside`), which are not followed. A folder
@@ -176,7 +202,7 @@ def walk(folder: Path, notes: list[str], border: str | None = None) -> list[str]
     return sorted(_files(folder, notes, border))
 
 
-def only(folder: Path, ending: str, border: str | None = None) -> list[str]:
+def only(folder: Place, ending: str, border: str | None = None) -> list[str]:
     """The files below a folder that have this ending, sorted, where it holds nothing else that could be images; else
     none."""
     found = []
@@ -189,7 +215,11 @@ def only(folder: Path, ending: str, border: str | None = None) -> list[str]:
     return sorted(found)
 
 
-def _files(folder: Path, notes: list[str], border: str | None) -> Iterator[str]:
+def _files(folder: Place, notes: list[str], border: str | None) -> Iterator[str]:
+    if isinstance(folder, Remote):
+        names = remote.listing(folder.url)
+        yield from (name for name in names if not any(map(hidden, name[len(folder.url) + 1 :].split("/"))))
+        return
     folders, seen = [os.fspath(folder)], set()
     while folders:
         here = folders.pop()
@@ -212,9 +242,9 @@ def _files(folder: Path, notes: list[str], border: str | None) -> Iterator[str]:
             notes.append(f"the folder {printable(here)} cannot be read: {error.strerror}")
 
 
-def border(root: Path, allow_outside: bool) -> str | None:
-    """The real path of the folder that images must lie in; None where they may lie anywhere."""
-    return None if allow_outside else os.path.realpath(root)
+def border(root: Place, allow_outside: bool) -> str | None:
+    """The real path of the folder that images must lie in; None where they may lie anywhere, or there are no links."""
+    return None if allow_outside or isinstance(root, Remote) else os.path.realpath(root)
 
 
 def outside(file: str, border: str | None) -> bool:
@@ -329,7 +359,7 @@ def _merged(crawl: Crawl, spellings: list[set[str]]) -> Crawl:
     return replace(crawl, samples=samples, notes=crawl.notes + told)
 
 
-def _check(crawl: Crawl, source: Path) -> None:
+def _check(crawl: Crawl, source: Place) -> None:
     usable = [sample for sample in crawl.samples if sample.status == Status.OK]
     missing = next((sample for sample in crawl.samples if sample.status == Status.MISSING), None)
     beyond = next((sample for sample in crawl.samples if sample.status == Status.OUTSIDE), None)

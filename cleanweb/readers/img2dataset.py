@@ -13,23 +13,23 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from cleanweb import keyedlabels, shards
+from cleanweb import keyedlabels, remote, shards
 from cleanweb.columns import choose
 from cleanweb.errors import CrawlError, UsageError
 from cleanweb.labelrows import Labels
 from cleanweb.parquetfile import Parquet, quoted
-from cleanweb.readers import Crawl, Namings, border, hidden, opened, outside, printable
+from cleanweb.readers import Crawl, Namings, Place, border, hidden, opened, outside, printable
 from cleanweb.records import Sample, Status
+from cleanweb.remote import Remote
 
 _NEEDED = {"key", "url", "status"}
 _FACTS = ("key", "url", "status", "error_message", "sha256")
 _NUMBER = re.compile(r"\d+")
 
 
-def sniff(source: Path, labels: Path | None) -> bool:
+def sniff(source: Place, labels: Place | None) -> bool:
     """A folder with a numbered Parquet file that has the columns of img2dataset, or its statistics beside it."""
     if not source.is_dir():
         return False
@@ -38,7 +38,7 @@ def sniff(source: Path, labels: Path | None) -> bool:
 
 
 def read(
-    source: Path, labels: Path | None, path_column: str | None, label_column: str | None, allow_outside: bool = False
+    source: Place, labels: Place | None, path_column: str | None, label_column: str | None, allow_outside: bool = False
 ) -> Crawl:
     """See `cleanweb.readers.read`."""
     if path_column and not labels:
@@ -57,7 +57,7 @@ def read(
 class _Found:
     """The samples of the shards read so far."""
 
-    root: Path
+    root: Place
     edge: str | None
     allow_outside: bool
     label_column: str | None  # asked for
@@ -99,7 +99,7 @@ class _Found:
         self.samples.append(sample)
         self.keys.append(key)
 
-    def _rows(self, parquet: Path) -> Iterator[dict[str, Any]]:
+    def _rows(self, parquet: Place) -> Iterator[dict[str, Any]]:
         """Its rows: `_FACTS`, "label" with the reason why there is none, and "row" where it embeds the image."""
         with Parquet(os.fspath(parquet)) as table:
             if missing := _NEEDED - set(table.columns):
@@ -114,7 +114,7 @@ class _Found:
                     row = self.labels.row(said["key"], given)
                     yield said | {"label": row.label, "why": row.why, "row": number if embedded else None}
 
-    def _label_column(self, columns: list[str], parquet: Path) -> str:
+    def _label_column(self, columns: list[str], parquet: Place) -> str:
         try:
             name = choose(columns, "label", self.label_column, parquet)
         except UsageError:
@@ -197,8 +197,7 @@ class _Folder(_Images):
 
     def __init__(self, found: _Found, number: str):
         self.found, self.name = found, number
-        with os.scandir(found.root / number) as entries:
-            names = sorted(entry.name for entry in entries if not hidden(entry.name))
+        names = sorted(name for name in _names(found.root / number) if not hidden(name))
         self.files = {stem: name for name in reversed(names) for stem, dot, ending in [name.rpartition(".")]
                       if ending.lower() in shards.IMAGES}  # fmt: skip
 
@@ -223,18 +222,26 @@ def _unlisted(sample: Sample) -> Sample:
     return replace(sample, given_label=None, status=Status.UNLISTED, note="no row of the shard names this image")
 
 
-def _numbered(folder: Path) -> dict[str, set[str]]:
+def _numbered(folder: Place) -> dict[str, set[str]]:
     """number → what there is of that shard: ".parquet", ".tar", and "" for a folder."""
     found: dict[str, set[str]] = {}
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            number, ending = os.path.splitext(entry.name)  # noqa: PTH122 (names, not paths)
-            if _NUMBER.fullmatch(number) and (ending in (".parquet", ".tar") or (not ending and entry.is_dir())):
-                found.setdefault(number, set()).add(ending)
+    for name, is_folder in _names(folder).items():
+        number, ending = os.path.splitext(name)  # noqa: PTH122 (names, not paths)
+        if _NUMBER.fullmatch(number) and (ending in (".parquet", ".tar") or (not ending and is_folder)):
+            found.setdefault(number, set()).add(ending)
     return found
 
 
-def _columns(folder: Path, number: str) -> bool:
+def _names(folder: Place) -> dict[str, bool]:
+    """What lies in a folder, and whether it is a folder."""
+    if isinstance(folder, Remote):
+        inside = [file[len(folder.url) + 1 :].partition("/") for file in remote.listing(folder.url)]
+        return {name: bool(slash) for name, slash, _ in inside}
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.is_dir() for entry in entries}
+
+
+def _columns(folder: Place, number: str) -> bool:
     try:
         with Parquet(os.fspath(folder / f"{number}.parquet")) as table:
             return set(table.columns) >= _NEEDED

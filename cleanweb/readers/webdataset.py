@@ -9,24 +9,23 @@ cannot be read of a shard is a row that says why.
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from cleanweb import keyedlabels, shards
 from cleanweb.errors import CrawlError, UsageError
-from cleanweb.readers import Crawl, Namings, border, count, opened, outside, printable
+from cleanweb.readers import Crawl, Namings, Place, border, count, opened, outside, printable
 from cleanweb.records import Sample, Status
 
 _CLASSES = ("classes.json", "classnames.txt", "classes.txt")
 _MOST_BYTES = 16 << 20  # of the list of classes
 
 
-def sniff(source: Path, labels: Path | None) -> bool:
+def sniff(source: Place, labels: Place | None) -> bool:
     """A tar, a pattern of tars, or a folder that holds tars and no other images; with a table of labels or without."""
     return bool(shards.tars(source, border(source, False)))
 
 
 def read(
-    source: Path, labels: Path | None, path_column: str | None, label_column: str | None, allow_outside: bool = False
+    source: Place, labels: Place | None, path_column: str | None, label_column: str | None, allow_outside: bool = False
 ) -> Crawl:
     """See `cleanweb.readers.read`. Without a table label_column is cls, txt or a field of the .json."""
     if path_column and not labels:
@@ -78,13 +77,14 @@ def _samples(
         yield shards.broken(tar, shard.broken, namings), [tar.path]
 
 
-def _classes(root: Path) -> list[str]:
+def _classes(root: Place) -> list[str]:
     """The names of the classes by their numbers, if a list of them lies there."""
     file = next((root / name for name in _CLASSES if (root / name).is_file()), None)
-    if file is None or file.stat().st_size > _MOST_BYTES:
+    if file is None:
         return []
     try:
-        text = file.read_text(encoding="utf-8")
+        with opened(os.fspath(file)) as (stream, _):
+            text = stream.read(_MOST_BYTES).decode()
         names = json.loads(text) if file.suffix == ".json" else text.splitlines()
     except (ValueError, RecursionError, OSError) as error:
         raise CrawlError(f"{file}, the list of the classes, cannot be read: {error}.") from None

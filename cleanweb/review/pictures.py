@@ -11,6 +11,7 @@ from pathlib import Path
 from cleanweb.images import MAX_BYTES, thumbnail
 from cleanweb.readers import read_bytes
 from cleanweb.records import UNREADABLE
+from cleanweb.remote import is_address
 
 SIDES_PX = {"small": 320, "large": 1600}
 _QUALITY = {"small": 78, "large": 88}
@@ -37,6 +38,8 @@ class Pictures:
         """Another one for another picture. Raises NoPicture."""
         if file is None or status in UNREADABLE:
             raise NoPicture(error or status)
+        if is_address(file):
+            return blake2b(f"{file}\0{row}\0{size}".encode(errors="replace"), digest_size=12).hexdigest()
         try:
             state = Path(file).stat()
         except OSError as problem:
