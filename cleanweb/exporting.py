@@ -81,7 +81,7 @@ def export(
         done = _foreseen(format, asked) if dry_run else writers.write(format, asked)
     counts = Counter(writers.suit(format, asked)[1].rows["split"])
     return Exported(None if stream else out, len(rows), done.images, done.left_out, {s: counts[s] for s in shares},
-                    tuple(_notes(format, rows)))  # fmt: skip
+                    tuple(_notes(format, rows, link)))  # fmt: skip
 
 
 @contextmanager
@@ -178,7 +178,10 @@ def _missing(rows: "pd.DataFrame") -> int:
     return sum(not there[file] for file in files)
 
 
-def _notes(format: str, rows: "pd.DataFrame") -> Iterable[str]:
+def _notes(format: str, rows: "pd.DataFrame", link: str) -> Iterable[str]:
+    if format == "yolo" and link != "copy":
+        yield ("Ultralytics writes a JPEG that lacks its end anew where it lies: through links that changes your crawl. "
+               "Export copies, or train on a copy.")  # fmt: skip
     if format in writers.TABLES:
         if missing := _missing(rows):
             yield f"{missing:,} of these rows name a file that is not there or cannot be read."

@@ -147,7 +147,8 @@ def _learn(settings: Settings, crawl: readers.Crawl, unfinished: Unfinished, pro
     modelcard.write(results.classifier, made)
     results.save_record(made["runs"].iloc[0].to_dict())
     note = [f"{len(changed):,} files have changed or vanished since they were read: see their note."] * bool(changed)
-    unfinished.complete([*crawl.notes, *note, *training.words])
+    told = carried.heeded(people, settings.trusted)
+    unfinished.complete([*crawl.notes, *told, *note, *training.words])
 
 
 def _handed_over(unfinished: Unfinished, progress: Progress) -> Outcome:

@@ -37,8 +37,9 @@ def _decided_again(folder: RunFolder, target: Target | None, verified: Path | No
     progress("retag", 0, steps)
     made = {name: manifest.read(folder.path, name) for name in TABLES}
     scored, scores, classes, rule = folder.load_scores()
+    told: list[str] = []
     if verified is not None:
-        scores = _heed(verified, made, scored, scores, classes)
+        scores, told = _heed(verified, made, scored, scores, classes)
         folder.save_scores(scored, scores, classes, rule)
     progress("retag", 1, steps)
     judged = carried.judged(made["images"], scored, scores, classes, rule, target, made["reviews"])
@@ -52,7 +53,7 @@ def _decided_again(folder: RunFolder, target: Target | None, verified: Path | No
     progress("retag", 2, steps)
     manifest.write(folder.path, made)
     progress("retag", 3, steps)
-    notes = report.write_if_possible(folder.path, progress)
+    notes = told + report.write_if_possible(folder.path, progress)
     return Outcome(folder.path, made, notes, time.perf_counter() - started)
 
 
@@ -68,12 +69,15 @@ def target(min_precision: float | None, keep: float | None) -> Target | None:
     return Target(min_precision, keep)
 
 
-def _heed(table: Path, made: dict[str, pd.DataFrame], scored: np.ndarray, scores: Scores, classes: list[str]) -> Scores:
-    """The scores with what people verified, of copies too."""
+def _heed(
+    table: Path, made: dict[str, pd.DataFrame], scored: np.ndarray, scores: Scores, classes: list[str]
+) -> tuple[Scores, list[str]]:
+    """The scores with what people verified, of copies too; and what to tell of it."""
     images = made["images"].astype(object).where(made["images"].notna(), None)
     samples = [Sample(i, p, f or "", None, g) for i, p, f, g in
                images[["sample_id", "path", "file", "given_label"]].itertuples(index=False)]  # fmt: skip
     row_of = {sample.sample_id: row for row, sample in enumerate(samples)}
     kept = np.array([row if of is None else row_of[of] for row, of in enumerate(images["duplicate_of"])])
     people = carried.verified_labels(table, samples, Path(made["runs"]["root"].iloc[0]))
-    return carried.heed(scores, trusted_classes(people, kept, scored, classes))
+    scores = carried.heed(scores, trusted_classes(people, kept, scored, classes))
+    return scores, carried.heeded(people, table)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from cleanweb import exporting, manifest, readers
 from cleanweb.errors import UsageError
-from cleanweb.settings import FORMATS
+from cleanweb.settings import FORMATS, LINKS
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,14 @@ def test_yolo_refuses_other_splits_before_it_writes(run: Path, tmp_path: Path) -
     with pytest.raises(UsageError, match="YOLO knows"):
         exporting.export(run, "yolo", tmp_path / "out", split="one=0.5,two=0.5", dry_run=True)
     assert exporting.export(run, "yolo", tmp_path / "out").splits.keys() == {"train", "val"}
+
+
+def test_what_ultralytics_does_through_links_is_told(run: Path, tmp_path: Path) -> None:
+    words = "through links that changes your crawl"
+    told = {link: exporting.export(run, "yolo", tmp_path / link, link=link, dry_run=True).notes for link in LINKS}
+    assert {link: words in " ".join(notes) for link, notes in told.items()} == {
+        "copy": False, "hardlink": True, "symlink": True,
+    }  # fmt: skip
 
 
 def test_progress_is_told(run: Path, tmp_path: Path) -> None:
