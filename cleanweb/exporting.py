@@ -180,7 +180,7 @@ def _missing(rows: "pd.DataFrame") -> int:
 
 def _notes(format: str, rows: "pd.DataFrame", link: str) -> Iterable[str]:
     if format == "yolo" and link != "copy":
-        yield ("Ultralytics writes a JPEG that lacks its end anew where it lies: through links that changes your crawl. "
+        yield ("Ultralytics writes a JPEG that lacks its end anew in its place: through links that changes your crawl. "
                "Export copies, or train on a copy.")  # fmt: skip
     if format in writers.TABLES:
         if missing := _missing(rows):
