@@ -57,8 +57,9 @@ def _ribbons(above: Mapping[str, Any], below: Sequence[Mapping[str, Any]]) -> li
     return ribbons
 
 
-def histogram(values: Mapping[str, np.ndarray]) -> dict[str, object]:
-    """name → values in [0, 1], as stacked bars of `BINS` equal bins; and their counts, a row per bin."""
+def histogram(values: Mapping[str, np.ndarray], above: str) -> dict[str, object]:
+    """name → values in [0, 1], as stacked bars of `BINS` equal bins; and their counts, a row per bin. The threshold is
+    the least value that is called `above`, None where none is."""
     edges = np.linspace(0, 1, BINS + 1)
     counts = {name: np.histogram(np.clip(found, 0, 1), edges)[0] for name, found in values.items()}
     highest = max(1, int(np.add.reduce([*counts.values()]).max()))
@@ -74,7 +75,9 @@ def histogram(values: Mapping[str, np.ndarray]) -> dict[str, object]:
                              "width": round(width - 1, 1), "height": round(height, 1)})  # fmt: skip
     rows = [{"low": edges[i], "high": edges[i + 1], "counts": {n: int(c[i]) for n, c in counts.items()}}
             for i in range(BINS)]  # fmt: skip
-    return {"bars": bars, "highest": highest, "rows": rows}
+    threshold = float(values[above].min()) if len(values[above]) else None
+    x = None if threshold is None else round(LEFT + min(max(threshold, 0.0), 1.0) * (RIGHT - LEFT), 1)
+    return {"bars": bars, "highest": highest, "rows": rows, "threshold": threshold, "threshold_x": x}
 
 
 def line(x: Sequence[float], y: Sequence[float]) -> dict[str, object] | None:

@@ -148,7 +148,8 @@ def _histogram(images: "pd.DataFrame", column: str) -> dict[str, object]:
     known = images[images[column].notna()]
     values = {v: known.loc[known["verdict"] == v, column].to_numpy(float) for v in charts.JUDGED}
     words = {"p_clean": "the given label is right", "p_ood": "the image belongs to none of the classes"}
-    return {"column": column, "words": words[column], **charts.histogram(values)}
+    verdict = {"p_clean": "clean", "p_ood": "ood"}[column]
+    return {"column": column, "words": words[column], "verdict": verdict, **charts.histogram(values, verdict)}
 
 
 def _curves(epochs: "pd.DataFrame") -> list[dict[str, object]]:

@@ -255,7 +255,9 @@ def test_the_flow_stays_in_its_box_and_no_bars_overlap(counts: dict[str, int]) -
 
 @given(st.lists(st.floats(0, 1), max_size=50), st.lists(st.floats(0, 1), max_size=50))
 def test_a_histogram_counts_every_value_once(a: list[float], b: list[float]) -> None:
-    found = charts.histogram({"a": np.array(a), "b": np.array(b)})
+    found = charts.histogram({"a": np.array(a), "b": np.array(b)}, "a")
+    assert found["threshold"] == (min(a) if a else None)
+    assert not a or charts.LEFT <= found["threshold_x"] <= charts.RIGHT
     assert sum(row["counts"]["a"] for row in found["rows"]) == len(a)
     assert sum(row["counts"]["b"] for row in found["rows"]) == len(b)
 
