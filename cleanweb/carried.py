@@ -40,7 +40,7 @@ def verified_labels(source: Place, samples: Sequence[Sample], root: Place) -> di
     return matched(source, standing(source), samples)
 
 
-def heeded(people: dict[int, str | None], source: Path | None) -> list[str]:
+def heeded(people: dict[int, str | None], source: object) -> list[str]:
     """What to tell of verified labels: a line, or none where there are none."""
     return [f"{len(people):,} labels that people have verified are heeded, of {source}."] if people else []
 
