@@ -283,6 +283,7 @@ def _conclude(scores: Scores, opinion: Opinion, of_people: np.ndarray) -> Decisi
         others[block] /= np.maximum(others[block].sum(1, keepdims=True), 1e-12)
     confidence = p[best, rows] * np.where(best == 1, others.max(1), 1)
     flow = expected_flow(labels, p, others)
+    judged = bool(((labels >= 0) & ~opinion.unjudged).any())  # else labels are believed, and nothing is known of them
     others[rows[labels >= 0], labels[labels >= 0]] = -1  # never suggested, even where nothing else is believed at all
     words = np.array(["the label fits", "looks like another class", "looks like none of the classes"], dtype=object)
     reason = np.where(opinion.unjudged, "kept: too little was learned of its class to judge it", words[best])
@@ -295,7 +296,7 @@ def _conclude(scores: Scores, opinion: Opinion, of_people: np.ndarray) -> Decisi
         confidence=confidence,
         needs_review=opinion.unjudged | (confidence < 0.75),  # less than three to one
         flow=flow,
-        noise=noise_rates(labels, others.shape[1], p[0]),
+        noise=noise_rates(labels if judged else np.full_like(labels, -1), others.shape[1], p[0]),
         reliability=of_people,
         reason=list(np.where(scores.verified == UNVERIFIED, reason, "verified by a person")),
     )
