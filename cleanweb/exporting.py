@@ -1,5 +1,7 @@
 """Hand over a part of a run: select, relabel, split, write."""
 
+import functools
+import json
 import os
 import tempfile
 from collections import Counter
@@ -71,8 +73,11 @@ def export(
             raise UsageError(f"Only --format {' and '.join(STREAMED)} can be written to standard output.")
         out = Path(os.devnull)
     out = out or new_name(run, only, writers.load(format).SUFFIX)
+    made = manifest.read(run, "runs").iloc[0]
     if stream is None:
-        _refuse_inside(out, Path(manifest.read(run, "runs")["root"].iloc[0]))
+        _refuse_inside(out, Path(made["root"]))
+    if format not in writers.TABLES:
+        rows = _still_inside(rows, readers.border(Path(made["root"]), _may_lead_outside(made["settings"])))
     asked = writers.Export(rows, out, link, contents, progress, tuple(shares))
     if stream is not None and not dry_run:
         writers.load(format).write_stream(asked, stream)
@@ -155,6 +160,29 @@ def _split(rows: "pd.DataFrame", shares: Mapping[str, float], seed: int) -> "pd.
         return rows
     groups = rows["duplicate_of"].fillna(rows["sample_id"]).tolist()
     return rows.assign(split=splits.assign(writers.values(rows["label"]), groups, shares, seed))
+
+
+def _may_lead_outside(settings: str) -> bool:
+    return json.loads(settings).get("allow_outside") is True
+
+
+def _still_inside(rows: "pd.DataFrame", border: str | None) -> "pd.DataFrame":
+    """The rows, without the files that lead out of the crawl by now: a link may have taken the place of what was read.
+    border: see `readers.border`."""
+    if border is None:
+        return rows
+    real = functools.cache(os.path.realpath)
+
+    def kept(file: str | None, path: str) -> str | None:
+        if file is None or Path(path).is_absolute():  # what the table of labels itself named
+            return file
+        folder, name = os.path.split(readers.on_disk(file))
+        link = os.path.islink(os.path.join(folder, name))  # noqa: PTH114, PTH118 (strings: there may be millions)
+        place = os.path.realpath(os.path.join(folder, name)) if link else os.path.join(real(folder), name)  # noqa: PTH118
+        return file if readers.within(place, border) else None
+
+    places = zip(writers.values(rows["file"]), writers.values(rows["path"]), strict=True)
+    return rows.assign(file=[kept(*place) for place in places])
 
 
 def _refuse_inside(out: Path, crawl: Path) -> None:

@@ -213,6 +213,30 @@ def test_whatever_is_printed_goes_through_plain() -> None:
     assert found > 10
 
 
+# --- what comes between ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links")
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_link_that_takes_the_place_of_an_image_is_not_exported(crawl: Path, tmp_path: Path, allowed: bool) -> None:
+    """After `fit` a file, or its folder, may become a link to what nobody meant to hand over."""
+    own, secret = tmp_path / "crawl", tmp_path / "secret"
+    shutil.copytree(crawl, own)
+    secret.mkdir()
+    (secret / "03.png").write_bytes(b"a key")
+    words = ["--allow-outside"] * allowed
+    fit = ("fit", own, "--out", tmp_path / "run", "--backbone", "cnn5", "--epochs", 1, "--set", "rounds=1", *words)
+    assert cleanweb(*fit, "--workers", 0, "--device", "cpu")[0] == 0
+    (own / "red" / "03.png").unlink()
+    (own / "red" / "03.png").symlink_to(secret / "03.png")
+    shutil.rmtree(own / "green")
+    (own / "green").symlink_to(secret, target_is_directory=True)
+    for name in ("imagefolder", "webdataset"):
+        out = tmp_path / name
+        assert cleanweb("export", "--run", tmp_path / "run", "--format", name, "--out", out)[0] == 0
+        assert any(b"a key" in file.read_bytes() for file in out.rglob("*") if file.is_file()) == allowed
+
+
 # --- the report -----------------------------------------------------------------------------------------------------
 
 
