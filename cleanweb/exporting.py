@@ -174,7 +174,7 @@ def _still_inside(rows: "pd.DataFrame", border: str | None) -> "pd.DataFrame":
     real = functools.cache(os.path.realpath)
 
     def kept(file: str | None, path: str) -> str | None:
-        if file is None or Path(path).is_absolute():  # what the table of labels itself named
+        if file is None or is_address(file) or Path(path).is_absolute():  # what the table itself named
             return file
         folder, name = os.path.split(readers.on_disk(file))
         link = os.path.islink(os.path.join(folder, name))  # noqa: PTH114, PTH118 (strings: there may be millions)
