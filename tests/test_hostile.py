@@ -279,6 +279,46 @@ def test_the_report_runs_nothing_and_asks_for_nothing(hostile: tuple[Path, Path,
     assert not [c for c in steers(text) if c not in "\u200b\ufeff"]
 
 
+def test_the_page_of_an_audit_runs_nothing_and_asks_nobody(hostile: tuple[Path, Path, str], tmp_path: Path) -> None:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("there is no Chromium here")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    own, asked, said = shutil.copytree(hostile[1], tmp_path / "run"), [], []
+    command = [sys.executable, "-m", "cleanweb", "audit", "--run", str(own), "--no-browser"]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HOUSE.parent) as process,
+        playwright.sync_playwright() as p,
+    ):
+        address = process.stdout.readline().strip()
+        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        page.add_init_script("window.harmed = 0; window.harm = () => { window.harmed += 1 }; window.alert = harm")
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(address)
+        page.wait_for_selector("#asking:not([hidden])")
+        text = ""
+        for key in "12" * 8:
+            text += page.inner_text("body")
+            page.keyboard.press(key)
+        page.keyboard.press("3")  # the list of classes
+        text += page.inner_text("body")
+        page.wait_for_timeout(300)
+        facts = page.evaluate(
+            "() => ({harmed: window.harmed, foreign: document.querySelectorAll('iframe, object, embed, base, svg, "
+            "[onerror], [onmouseover], [onload]').length, scripts: [...document.scripts].filter(s => !s.src).length})"
+        )
+        browser.close()
+        process.kill()
+    assert facts == {"harmed": 0, "foreign": 0, "scripts": 0}
+    assert not said
+    assert all(url.startswith(address.split("?")[0]) for url in asked)
+    assert HTML[0] in text  # it is there, as text
+    assert not [c for c in steers(text) if c not in "\u200b\ufeff"]
+
+
 # --- no pickle is ever loaded ---------------------------------------------------------------------------------------
 
 

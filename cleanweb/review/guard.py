@@ -67,7 +67,7 @@ class Guard:
             if headers.get("content-type", "").split(";")[0].strip() != "application/json":
                 return PlainTextResponse("JSON alone is taken.", 415)
             size = headers.get("content-length", "")
-            if not size.isdigit() or int(size) > MOST_BYTES:
+            if not size.isdecimal() or int(size) > MOST_BYTES:
                 return PlainTextResponse("Too much, or of unknown size.", 413)
         return None
 

@@ -7,6 +7,10 @@ let asked, place = 0, storing = null
 const unsent = new Map() // place → what stood there before
 const taken = [] // places in the order they were answered here: what "take back" takes back
 
+// Control characters and marks that turn the direction of writing are shown, not obeyed.
+const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g
+const shown = text => String(text).replace(UNSEEN, c => "\\x" + c.codePointAt(0).toString(16).padStart(2, "0"))
+
 async function ask(name, body) {
   const post = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), keepalive: true }
   const reply = await fetch(`/api/${name}`, body ? post : {})
@@ -17,7 +21,7 @@ async function ask(name, body) {
 }
 
 function problem(words) {
-  by("problem").textContent = words
+  by("problem").textContent = shown(words)
   by("problem").hidden = !words
 }
 
@@ -34,10 +38,10 @@ function show(at) {
   by("picture").hidden = false
   if (by("picture").getAttribute("src") !== address(place)) by("picture").src = address(place)
   by("picture").alt = `Picture ${place + 1} of ${asked.pictures.length}`
-  by("first").querySelector("bdi").textContent = first
-  by("second").querySelector("bdi").textContent = second
+  by("first").querySelector("bdi").textContent = shown(first)
+  by("second").querySelector("bdi").textContent = shown(second)
   const own = answer === "class" && label !== first && label !== second
-  by("other").querySelector("bdi").textContent = own ? label : "another class …"
+  by("other").querySelector("bdi").textContent = own ? shown(label) : "another class …"
   by("other").hidden = asked.classes.length <= 2
   const pressed = { first: answer === "class" && label === first, second: answer === "class" && label === second, other: own,
     none: answer === "none", unsure: answer === "unsure" }
@@ -146,7 +150,7 @@ function find() {
     item.id = `found-${i}`
     item.setAttribute("role", "option")
     item.setAttribute("aria-selected", i === marked)
-    item.textContent = label
+    item.textContent = shown(label)
     item.addEventListener("mousedown", event => event.preventDefault())
     item.addEventListener("click", () => give("class", label))
     return item
@@ -261,7 +265,7 @@ document.addEventListener("keydown", event => {
 
 by("picture").addEventListener("error", async () => {
   const words = await fetch(by("picture").src).then(reply => reply.json()).then(told => told.error, () => "the page has ended")
-  by("gone").textContent = `No picture: ${words}. It cannot be judged: press ?`
+  by("gone").textContent = `No picture: ${shown(words)}. It cannot be judged: press ?`
   by("gone").hidden = false
   by("picture").hidden = true
 })
