@@ -33,11 +33,14 @@ def choose_device(name: str) -> torch.device:
 
 def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """bfloat16 where the hardware multiplies it faster than float32; otherwise nothing."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.autocast("cuda", torch.bfloat16)
-    if device.type == "cpu" and cpu_prefers_bf16():
-        return torch.autocast("cpu", torch.bfloat16)
-    return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16) if prefers_bf16(device) else contextlib.nullcontext()
+
+
+def prefers_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 faster than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and cpu_prefers_bf16()
 
 
 @functools.cache
@@ -66,13 +69,23 @@ def _product_seconds(dtype: torch.dtype) -> float:
 def keep_freed_memory() -> None:
     """Ask glibc to keep freed blocks: training frees and takes the same tens of megabytes every step, and fresh
     pages cost more than the arithmetic in them (cnn7, batch 128, two AVX2 cores: the step takes half the time)."""
+    _ask_glibc({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 64 * 2**20})
+
+
+def return_freed_memory() -> None:
+    """Ask glibc to do as it does unasked: large blocks go back to the system when they are freed. And now, all."""
+    _ask_glibc({_M_MMAP_MAX: 65536, _M_TRIM_THRESHOLD: 128 * 2**10, _M_TOP_PAD: 128 * 2**10}, trim=True)
+
+
+def _ask_glibc(options: dict[int, int], trim: bool = False) -> None:
     if sys.platform != "linux":
         return
     with contextlib.suppress(OSError, AttributeError):  # another C library (musl)
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-        libc.mallopt(_M_TOP_PAD, 64 * 2**20)
+        for option, value in options.items():
+            libc.mallopt(option, value)
+        if trim:
+            libc.malloc_trim(0)
 
 
 def out_of_memory(error: BaseException) -> bool:

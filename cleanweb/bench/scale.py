@@ -26,7 +26,7 @@ from cleanweb.errors import MachineError
 from cleanweb.network import Backbone, save_classifier
 from cleanweb.settings import Settings
 
-_TICK_S = 0.1
+_TICK_S, _TELL_S = 0.1, 10.0
 _MB = 2**20
 
 # stage → what does it, looked up when it is called
@@ -77,18 +77,26 @@ class Books:
         stage.seconds, self.since = stage.seconds + at - self.since, at
         stage.main_mb = max(stage.main_mb, _anonymous_mb())
 
-    def watch(self, end: threading.Event) -> None:
+    def watch(self, end: threading.Event, file: Path) -> None:
+        """Look every tenth of a second; what is known so far is in the file, should the process be ended."""
+        told = time.perf_counter()
         while not end.wait(_TICK_S):
             stage = self.stages.setdefault(self.now[-1], Stage())
             stage.peak_mb = max(stage.peak_mb, _all_mb())
             stage.main_mb = max(stage.main_mb, _anonymous_mb())
+            if time.perf_counter() - told > _TELL_S:
+                told = time.perf_counter()
+                atomic.write_text(file, json.dumps(self.told()))
+
+    def told(self) -> dict[str, Result]:
+        return {name: dict(vars(stage)) for name, stage in list(self.stages.items())}
 
 
 @contextlib.contextmanager
-def books() -> Iterator[Books]:
+def books(file: Path) -> Iterator[Books]:
     """Books of all that happens in the block; the product's own functions are wrapped meanwhile."""
     kept, end = Books(), threading.Event()
-    watcher = threading.Thread(target=kept.watch, args=(end,), daemon=True)
+    watcher = threading.Thread(target=kept.watch, args=(end, file), daemon=True)
     before = {stage: getattr(*place) for stage, place in STAGES.items()}
     for stage, (place, name) in STAGES.items():
         setattr(place, name, _booked(kept, stage, before[stage]))
@@ -171,14 +179,14 @@ def _measured(
     settings = Settings(crawl, out=work / "run", backbone=network, tune="head", epochs=epochs, batch_size=batch_size,
                         workers=workers, fresh=True)  # fmt: skip
     start = _anonymous_mb()
-    with books() as of_fit:
+    with books(work / "fit.json") as of_fit:
         run = pipeline.fit(settings)
     n = len(run.tables["images"])
     del run
-    with books() as of_retag:
+    with books(work / "retag.json") as of_retag:
         retagging.retag(work / "run")
     both = {name: of_fit.stages[name] for name in of_fit.stages} | {"retag": _whole(of_retag.stages)}
-    learned = {name: stage.__dict__ for name, stage in both.items()}
+    learned = {name: dict(vars(stage)) for name, stage in both.items()}
     size = sum(file.stat().st_size for file in (work / "run").rglob("*") if file.is_file())
     result = {"images": n, "main_mb_at_start": start, "stages": learned, "run_bytes": size}
     atomic.write_text(told, json.dumps(result))
