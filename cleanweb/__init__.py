@@ -51,6 +51,8 @@ def fit(
     device: str = "auto",
     deterministic: bool = False,
     workers: int | None = None,
+    cache_dir: Path | str | None = None,
+    cache_size: float | None = None,
     fresh: bool = False,
     hyperparameters: Mapping[str, float | int | str] | None = None,
     progress: bool = False,
@@ -58,8 +60,8 @@ def fit(
     """Learn from the noisy labels of a crawl, judge every image, write the manifest into `out`.
 
     The arguments are the options of `cleanweb fit`; None means: chosen, and said in the run's notes. image_size is in
-    px, noise_rate a share in [0, 1), hyperparameters what `--set` takes, as {"lr": 0.01}. progress: bars on stderr. No
-    settings file is read. An interrupted run goes on when it is called again.
+    px, cache_size in GB, noise_rate a share in [0, 1), hyperparameters what `--set` takes, as {"lr": 0.01}. progress:
+    bars on stderr. No settings file is read. An interrupted run goes on when it is called again.
 
     Raises CleanwebError with words to act on: UsageError for a wrong argument, CrawlError for a crawl that cannot be
     learned from, MachineError for what the machine lacks, RunError where `out` holds another run (give fresh=True).
@@ -76,6 +78,7 @@ def fit(
     del asked["progress"]
     asked |= {name: place(path) for name in ("source", "labels", "trusted") if (path := asked[name]) is not None}
     asked |= outputs(out)
+    asked["cache_dir"] = None if cache_dir is None else Path(cache_dir)
     asked["hyperparameters"] = {name: checked(name, value) for name, value in (hyperparameters or {}).items()}
     with showing_progress(quiet=not progress) as show:
         done = pipeline.fit(Settings(**asked), show)

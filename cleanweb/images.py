@@ -9,6 +9,7 @@ import logging
 import os
 import stat
 import struct
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -251,8 +252,10 @@ def inspect(
     size_px: int,
     workers: int,
     progress: Progress,
+    room_bytes: int | None = None,
 ) -> tuple[Facts, PixelCache | None]:
-    """Inspect all files on `workers` processes (0: in this one): facts by sample index, and their pixels.
+    """Inspect all files on `workers` processes (0: in this one): facts by sample index, and their pixels, as many as
+    there is room for.
 
     No pixels are kept where `cache_folder` is None; else it goes on where an earlier call with it was stopped. A file
     that crashes or hangs its decoder gets Status.ERROR. Raises MachineError where the cache cannot be written.
@@ -263,8 +266,9 @@ def inspect(
         if not (cache_folder / "index.npy").exists():  # not every file has been seen
             journal.forget_unread()
         log.log(NOTICE, "%s of %s files are inspected already.", f"{len(journal.facts):,}", f"{total:,}")
-    first = 0 if cache_folder is None else 1 + max(pixelcache.sizes(cache_folder), default=-1)
-    start = partial(_inspector, cache_folder, size_px, first)
+    sizes = {} if cache_folder is None else pixelcache.sizes(cache_folder)
+    room = sys.maxsize if room_bytes is None else (room_bytes - sum(sizes.values())) // max(workers, 1)
+    start = partial(_inspector, cache_folder, size_px, 1 + max(sizes, default=-1), room)
     left = ((i, content) for i, content in contents if i not in journal.facts)
     try:
         with closing(run(start, left, workers, memory_bytes=memory_share(workers))) as answers:
@@ -283,11 +287,12 @@ def inspect(
 
 
 def _inspector(
-    cache_folder: Path | None, size_px: int, first: int, number: int
+    cache_folder: Path | None, size_px: int, first: int, room_bytes: int, number: int
 ) -> Callable[[Path | bytes | Unread], object]:
     """What one process does to one file: (facts, place in the cache), or the MachineError that stops the whole. Its
     squares go to a file of its own, numbered from `first` on: earlier ones may end in half a square."""
     logging.getLogger("PIL").setLevel(logging.CRITICAL)  # its complaints are told once, as the status
+    kept = [0]
 
     def inspect_and_keep(content: Path | bytes | Unread) -> object:
         with quiet():
@@ -295,6 +300,9 @@ def _inspector(
         if picture is None or cache_folder is None:
             return facts, None
         square = pixelcache.centre_square(picture, size_px)
+        if kept[0] + square.nbytes > room_bytes:
+            return facts, None
+        kept[0] += square.nbytes
         try:
             return facts, pixelcache.append(cache_folder, first + number, square)
         except OSError as error:

@@ -4,7 +4,7 @@ import functools
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cleanweb import (
+    cachefolder,
     carried,
     checkpoint,
     duplicates,
@@ -53,6 +54,8 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
     crawl = readers.read(settings.source, settings.labels, settings.path_column, settings.label_column,
                          settings.allow_outside, settings.merge_labels)  # fmt: skip
     folder.refuse_inside(crawl.root)
+    if settings.cache_dir is not None and settings.cache_dir.resolve().is_relative_to(crawl.root.resolve()):
+        raise UsageError(f"--cache-dir {settings.cache_dir} lies inside the crawl {crawl.root}. Give one outside it.")
     with folder.alone("fit"), machine.deterministic(settings.deterministic):
         unfinished = Unfinished(folder.path)
         if unfinished.is_complete():
@@ -61,7 +64,8 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
                 return _copied(run, settings.copy_to)
         folder.refuse_finished(settings.fresh)  # another process may have come first
         try:
-            _learn(settings, crawl, unfinished, progress, watch)
+            with ExitStack() as held:
+                _learn(settings, crawl, unfinished, held, progress, watch)
         except (CrawlError, UsageError):
             if unfinished.is_new:  # there is nothing worth going on from
                 unfinished.discard()
@@ -69,8 +73,10 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
         return _copied(_handed_over(unfinished, progress), settings.copy_to)
 
 
-def _learn(settings: Settings, crawl: readers.Crawl, unfinished: Unfinished, progress: Progress, watch: Watch) -> None:
-    """The whole story, until its results are complete in the unfinished run."""
+def _learn(
+    settings: Settings, crawl: readers.Crawl, unfinished: Unfinished, held: ExitStack, progress: Progress, watch: Watch
+) -> None:
+    """The whole story, until its results are complete in the unfinished run. held: what is locked until then."""
     started = datetime.now(UTC)
     device = machine.choose_device(settings.device)
     backbone, pixels = plan.network(settings, device)
@@ -83,7 +89,14 @@ def _learn(settings: Settings, crawl: readers.Crawl, unfinished: Unfinished, pro
     log.info("%d samples in %s; run %s in %s", len(samples), crawl.root, mark, unfinished.run)
 
     # what is there
-    facts, cache = inspect(samples, unfinished.pixels, views.loaded_side(pixels.size_px), settings.workers, progress)
+    side = views.loaded_side(pixels.size_px)
+    room = None if settings.cache_size is None else int(settings.cache_size * cachefolder.GB)
+    if settings.cache_dir is None:
+        place = unfinished.pixels
+    else:
+        place = held.enter_context(cachefolder.kept(settings.cache_dir, samples, side, room))
+    facts, cache = inspect(samples, place, side, settings.workers, progress, room)
+    cache.again = cachefolder.Again(samples, side)
     kept, kind = copies_among(samples, facts, cache, unfinished.path)
     scored = to_score(samples, facts, kept)
     classes, labels = encode([samples[i].given_label for i in scored])
@@ -174,14 +187,19 @@ def _copied(run: Outcome, to: remote.Remote | None) -> Outcome:
 
 
 def inspect(
-    samples: Sequence[Sample], pixels: Path, side_px: int, workers: int | None, progress: Progress
+    samples: Sequence[Sample],
+    pixels: Path,
+    side_px: int,
+    workers: int | None,
+    progress: Progress,
+    room_bytes: int | None = None,
 ) -> tuple[Sequence[ImageFacts], PixelCache]:
-    """Facts of every sample, and the pixels, which are kept in the folder `pixels`; a row that names a path again has
-    its first row's facts."""
+    """Facts of every sample, and the pixels, which are kept in the folder `pixels` as far as there is room; a row that
+    names a path again has its first row's facts."""
     total = sum(sample.status not in CLOSED for sample in samples)
     workers = machine.cores() if workers is None else workers
     contents = readers.contents(samples)
-    found, cache = images.inspect(contents, total, pixels, side_px, workers, progress)
+    found, cache = images.inspect(contents, total, pixels, side_px, workers, progress, room_bytes)
     assert cache is not None, "there is a folder for it"
     words = set[str]()
     for fact in found.values():

@@ -28,7 +28,8 @@ from cleanweb.records import NOTICE, Sample, Status
 from cleanweb.runfolder import RunFolder
 from cleanweb.settings import Settings, fingerprint, fingerprint_of_all
 
-_FREE = ("out", "copy_to", "fresh", "workers", "strict", "origin")  # settings that change nothing in what is found
+# settings that change nothing in what is found
+_FREE = ("out", "copy_to", "fresh", "workers", "cache_dir", "cache_size", "strict", "origin")
 _RESULTS = ("scores.npz", "classifier", "report.html", "manifest.csv", "manifest.parquet", "run.json",
             "manifest.duckdb")  # fmt: skip  # in the order they move; the one that counts last
 

@@ -151,6 +151,8 @@ class Settings:
     device: str = "auto"
     deterministic: bool = False
     workers: int | None = None
+    cache_dir: Path | None = None  # where decoded images are kept beyond the run
+    cache_size: float | None = None  # GB of them, at most
     fresh: bool = False
     strict: bool = False
     hyperparameters: Mapping[str, float | int | str] = field(default_factory=dict)  # what --set changes in the recipe

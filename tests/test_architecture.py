@@ -22,7 +22,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("commands", {"commands", "commands/*", "bench/*"}),
     ("the story", {"pipeline", "retagging", "exporting", "modelexport", "prediction", "doctor"}),
     ("ways to learn", {"tune", "plan"}),
-    ("what they start from", {"features", "pretrain", "crossfit"}),
+    ("what they start from", {"features", "pretrain", "crossfit", "cachefolder"}),
     ("what people decided", {"carried"}),
     ("the blind page", {"audit/page"}),
     ("what is shown", {"summary", "report", "modelcard", "review", "review/*", "views"}),
@@ -56,7 +56,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
 TENSORS = {"methods", "methods/*", "divergence", "neighbours", "network", "smallloss", "mixmatch", "contrastive",
            "pretrain", "machine", "distributed",
            "views", "features", "train", "tune", "crossfit", "plan", "score", "pipeline", "prediction", "modelexport",
-           "bench/trial",
+           "bench/trial", "bench/speed",
            "bench/rivals"}  # fmt: skip
 DATABASE = {"database", "manifest", "parquetfile", "writers/parquet"}
 # What `--help`, `export`, `sql`, `retag`, `doctor` and `review` load: no module-level import leads from here to torch.
@@ -68,9 +68,17 @@ TORCH_FREE = {"__init__", "__main__", "run", "cli", "commands", "commands/*", "t
               "readers", "readers/*", "parquetfile", "labelrows", "keyedlabels", "shards", "tarmembers",
               "remote", "finder",
               "writers", "writers/*", "bench", "bench/noise", "bench/sources", "bench/worlds",
-              "bench/metrics", "bench/record", "bench/tables", "bench/commands", "audit", "audit/*", "runlock",
+              "bench/metrics", "bench/record", "bench/tables", "bench/commands",
+              "bench/costs", "audit", "audit/*", "runlock",
               "resuming", "journal", "checkpoint", "atomic", "signals"}  # fmt: skip
-PRINTS = {"cli", "terminal", "commands", "commands/*", "bench/commands"}  # others use `logging` and callbacks
+PRINTS = {
+    "cli",
+    "terminal",
+    "commands",
+    "commands/*",
+    "bench/commands",
+    "bench/costs",
+}  # others use `logging` and callbacks
 
 MOST_LINES = 420
 # file → (its own limit, why it may be longer, or what should move out of it)

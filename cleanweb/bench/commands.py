@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cleanweb.bench import costs
 from cleanweb.commands import JsonOption, Quiet
 from cleanweb.errors import UsageError, did_you_mean
 from cleanweb.settings import MOST_SEED, Settings
@@ -169,6 +170,10 @@ def tables(
         for table in told:
             typer.echo(plain(table.title))
             print_table(table.columns, table.rows)
+
+
+app.command(cls=Command)(costs.speed)
+app.command(cls=Command)(costs.scale)
 
 
 # --- words ----------------------------------------------------------------------------------------------------------

@@ -234,6 +234,15 @@ def bytes_an_image(a: Result, b: Result) -> float:
     return (most[1] - most[0]) * _MB / (b["images"] - a["images"])
 
 
-def record(result: Result) -> Result:
-    """One size's result, ready for JSON."""
-    return result | {"versions": versions(), "commit": commit(), "hardware": hardware("cpu")}
+def record(results: list[Result]) -> Result:
+    """The results of several sizes, ready for JSON: with the exponents, and the main process's bytes an image, from
+    each size to the next."""
+    ordered = sorted(results, key=lambda result: result["images"])
+    return {
+        "sizes": ordered,
+        "exponents": growth(ordered),
+        "main_bytes_an_image": [bytes_an_image(a, b) for a, b in pairwise(ordered)],
+        "versions": versions(),
+        "commit": commit(),
+        "hardware": hardware("cpu"),
+    }

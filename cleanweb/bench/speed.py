@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
@@ -40,6 +40,7 @@ CLASSES, BATCH = 10, 128
 _CIFAR = Pixels(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 _IMAGENET = Pixels(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 Run = Callable[[], float]  # does it once; items a second
+Part = Callable[[], Result]
 
 
 def paired(rounds: int, **runs: Run) -> Result:
@@ -143,7 +144,7 @@ def _noise(folder: Path, n: int, side: int) -> PixelCache:
 
 def frozen_features(device: torch.device, rounds: int, files: list[Path], scratch: Path, name: str) -> Result:
     """Files to features of two views, `--tune head`'s way: the bare loop decodes, resizes and runs the network batch by
-    batch; ours inspects into the cache and extracts. Images/s. And, where the pixels are there, forward passes alone."""
+    batch; ours inspects into the cache and extracts. Images/s. And of pixels that are there, forward passes alone."""
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=0).eval().to(device)
     fast, n, side = copy.deepcopy(model), len(files), _IMAGENET.size_px
@@ -298,7 +299,10 @@ def rows(n: int) -> Any:
     columns |= {"sample_id": ids, "path": ids, "status": "ok", "format": "JPEG", "width": 640, "height": 480}
     columns |= {"bytes": rng.integers(10_000, 99_999, n), "sha256": [f"{i:064x}" for i in range(n)]}
     columns |= {"phash": [f"{i:016x}" for i in range(n)], "given_label": labels, "predicted_label": labels}
-    columns |= {"verdict": np.where(clean, "clean", "relabeled"), "suggested_label": np.where(clean, None, other)}
+    columns |= {
+        "verdict": np.where(clean, "clean", "relabeled"),
+        "suggested_label": [None if right else name for right, name in zip(clean, other, strict=True)],
+    }
     columns |= {"final_label": np.where(clean, labels, other), "p_clean": p[:, 0], "p_id": p[:, 1], "p_ood": p[:, 2]}
     columns |= {name: rng.random(n, np.float32) for name in numbers}
     columns |= {"needs_review": p[:, 0] < 0.5, "reason": "the label fits", "file": "/crawl/images.jpg"}
@@ -309,23 +313,30 @@ def rows(n: int) -> Any:
 # --- all of it ------------------------------------------------------------------------------------------------------
 
 
-def measure(device: torch.device, rounds: int, photos: Path | None, n_rows: int, scratch: Path,
-            said: Callable[[str], None]) -> Result:  # fmt: skip
-    """All figures of a machine; with a GPU those that need one, too. Some minutes."""
-    machine.keep_freed_memory()
+def parts(device: torch.device, rounds: int, photos: Path | None, n_rows: int, scratch: Path) -> dict[str, Part]:
+    """All figures of a machine, to be measured one by one; with a GPU those that need one, too. Some minutes."""
     cores, cuda = machine.cores(), device.type == "cuda"
-    files = pictures(photos, 512 if cuda else 128, scratch / "pictures")
-    parts: dict[str, Callable[[], Result]] = {
+
+    def files() -> list[Path]:
+        return pictures(photos, 512 if cuda else 128, scratch / "pictures")
+
+    found: dict[str, Part] = {
         "start": lambda: starting(rounds),
-        "decode": lambda: decoding(rounds, files, scratch, cores),
+        "decode": lambda: decoding(rounds, files(), scratch, cores),
         "train cnn7": lambda: training_step(device, rounds, 50 * BATCH if cuda else 4 * BATCH, scratch),
-        "features mobilenetv2_100": lambda: frozen_features(device, rounds, files, scratch, "mobilenetv2_100"),
+        "features mobilenetv2_100": lambda: frozen_features(device, rounds, files(), scratch, "mobilenetv2_100"),
         "manifest": lambda: manifests(min(rounds, 3), n_rows, scratch),
     }
     if cuda:
-        parts["train resnet50"] = lambda: training_step(device, rounds, 8 * BATCH, scratch, "resnet50")
+        found["train resnet50"] = lambda: training_step(device, rounds, 8 * BATCH, scratch, "resnet50")
+    return found
+
+
+def measure(chosen: Mapping[str, Part], device: torch.device, said: Callable[[str], None]) -> Result:
+    """These figures, and what they were measured on."""
+    machine.keep_freed_memory()
     found = {}
-    for name, part in parts.items():
+    for name, part in chosen.items():
         said(name)
         found[name] = part()
     return {"figures": found, "threads": torch.get_num_threads(), "bfloat16": machine.prefers_bf16(device),

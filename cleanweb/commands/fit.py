@@ -87,6 +87,10 @@ def fit(
         help="The same bits every time on a GPU, too, and slower; a CPU gives them anyway.")] = False,
     workers: Annotated[int | None, typer.Option(min=0, metavar="N", rich_help_panel=_MACHINE,
         help="Processes to read images and to train small networks; default: all cores; 0: none but this.")] = None,
+    cache_dir: Annotated[Path | None, typer.Option(metavar="DIR", rich_help_panel=_MACHINE,
+        help="Keep decoded images there, for later runs; default: in the run, until it ends.")] = None,
+    cache_size: Annotated[float | None, typer.Option(min=0, metavar="GB", rich_help_panel=_MACHINE,
+        help="Keep so many GB of them; the rest is decoded each time. Default: all.")] = None,
     as_json: JsonOption = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
@@ -112,7 +116,8 @@ def fit(
             allow_outside=allow_outside, method=str(method),
             recipe=str(recipe), noise_rate=noise_rate, backbone=backbone, weights=weights, tune=str(tune),
             pretrain=str(pretrain), epochs=epochs, batch_size=batch_size, image_size=image_size, seed=seed,
-            device=device, deterministic=deterministic, workers=workers, fresh=fresh, strict=strict,
+            device=device, deterministic=deterministic, workers=workers, cache_dir=cache_dir,
+            cache_size=cache_size, fresh=fresh, strict=strict,
             hyperparameters=_parsed(hyperparameters or []), origin=_origin(ctx),
         )  # fmt: skip
     with words_for_errors(), showing_progress(quiet) as progress:
