@@ -54,8 +54,8 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
     crawl = readers.read(settings.source, settings.labels, settings.path_column, settings.label_column,
                          settings.allow_outside, settings.merge_labels)  # fmt: skip
     folder.refuse_inside(crawl.root)
-    if settings.cache_dir is not None and settings.cache_dir.resolve().is_relative_to(crawl.root.resolve()):
-        raise UsageError(f"--cache-dir {settings.cache_dir} lies inside the crawl {crawl.root}. Give one outside it.")
+    if settings.cache_dir is not None:
+        cachefolder.refuse_inside(settings.cache_dir, crawl.root)
     with folder.alone("fit"), machine.deterministic(settings.deterministic):
         unfinished = Unfinished(folder.path)
         if unfinished.is_complete():

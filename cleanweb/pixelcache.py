@@ -5,6 +5,7 @@ for which there is no room are decoded each time they are asked for.
 """
 
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ class PixelCache:
 
     def only(self, indices: np.ndarray) -> "PixelCache":
         """The cache of these samples alone (m,), numbered from 0."""
-        return PixelCache(self.folder, self.index[indices])
+        again = None if self.again is None else partial(_again_among, self.again, indices)
+        return PixelCache(self.folder, self.index[indices], again)
 
     def side(self, i: int) -> int:
         """The stored side of sample i in pixels; 0 where it has none."""
@@ -78,6 +80,10 @@ class PixelCache:
         if file not in self._maps:
             self._maps[file] = np.memmap(pixel_file(self.folder, file), np.uint8, "r")
         return self._maps[file][offset : offset + side * side * 3].reshape(side, side, 3)
+
+
+def _again_among(again: Callable[[int], np.ndarray], which: np.ndarray, i: int) -> np.ndarray:
+    return again(int(which[i]))
 
 
 class Places(MutableMapping[int, Place]):
