@@ -30,7 +30,7 @@ from cleanweb import (
     views,
 )
 from cleanweb.crossfit import Lesson, Task
-from cleanweb.errors import CrawlError, UsageError
+from cleanweb.errors import CrawlError, MachineError, UsageError
 from cleanweb.methods import Watch, unwatched
 from cleanweb.network import save_classifier
 from cleanweb.pixelcache import PixelCache
@@ -41,6 +41,7 @@ from cleanweb.runfolder import Outcome, RunFolder
 from cleanweb.schema import SCHEMA_VERSION, TABLES
 from cleanweb.settings import Settings, fingerprint_of_all
 from cleanweb.trusted import trusted_classes
+from cleanweb.workers import free_memory
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ def _learn(
     scored = to_score(samples, facts, kept)
     classes, labels = encode([samples[i].given_label for i in scored])
     log.info("%d pictures of %d classes to learn from and score", len(scored), len(classes))
+    refuse_too_many(len(scored), len(classes))
 
     # what the labels teach, and what the model then believes of every image
     rows = tables.facts_table(samples, facts, kept, kind)
@@ -260,6 +262,16 @@ def to_score(samples: Sequence[Sample], facts: Sequence[ImageFacts], kept: np.nd
         for sample, fact in zip(samples, facts, strict=True)
     ]
     return np.flatnonzero(np.array(usable) & (kept == np.arange(len(samples))))
+
+
+def refuse_too_many(n: int, c: int) -> None:
+    """Raises MachineError where the probabilities of n images and c classes cannot be held: now, not in some hours."""
+    needed, free = 4 * c * (3 * n + 3 * c), free_memory()  # while it is decided (`verdict.py`), at least
+    if free is not None and needed > free:
+        raise MachineError(
+            f"{n:,} images of {c:,} classes need {needed / 1e9:,.1f} GB of memory at least, and {free / 1e9:,.1f} GB "
+            "are free here. Leave out classes of a few images, whose labels cannot be judged, or take a larger machine."
+        )
 
 
 def encode(labels: Sequence[str | None], classes: list[str] | None = None) -> tuple[list[str], np.ndarray]:

@@ -240,12 +240,18 @@ def _end_with_parent() -> None:
 def memory_share(workers: int) -> int:
     """What each of so many processes may take, in bytes: together at most what the machine has free, and no more than
     the largest picture needs."""
+    free = free_memory()
+    return MOST_BYTES if free is None else max(LEAST_BYTES, min(MOST_BYTES, free // max(workers, 1)))
+
+
+def free_memory() -> int | None:
+    """What the machine, or the container, has free, in bytes; None where it does not tell."""
     free = []
     with contextlib.suppress(OSError):  # not Linux
         free += [int(kb) * 1024 for kb in re.findall(r"^MemAvailable: *(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)]
     with contextlib.suppress(OSError, ValueError):  # in no container, or in one without a limit
         free.append(int(_read("/sys/fs/cgroup/memory.max")) - int(_read("/sys/fs/cgroup/memory.current")))
-    return max(LEAST_BYTES, min([MOST_BYTES, *(n // max(workers, 1) for n in free)]))
+    return min(free, default=None)
 
 
 def _limit_memory(more_bytes: int) -> None:
