@@ -4,7 +4,7 @@ A decision is one transaction: its row, and the rows of `images` of the picture 
 moment. It is on disk when the call returns. It holds for the picture; of several on one picture the last that stands
 counts. Undoing one brings back the one before, or what `images` would say without any.
 
-Takes the run folder; opens the manifest for some milliseconds. A million images: 40 ms a decision.
+Takes the run folder; opens the manifest for some milliseconds. A million images: 25 ms of one core a decision.
 """
 
 import json

@@ -17,6 +17,7 @@ from playwright import sync_api
 from cleanweb import manifest, reviews
 from cleanweb.retagging import retag
 from cleanweb.review import serve
+from tests import millionrows
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
@@ -280,3 +281,31 @@ def test_hostile_names_and_labels_are_inert(own, serving, opened):
     shown = page.evaluate("document.body.innerText")
     assert "\u202e" not in shown
     assert "\x1b" not in shown
+
+
+def test_a_million_rows_are_quick(serving, opened, crawl, tmp_path):
+    """Prints what bench/EXPERIMENTS.md says: `pytest -m slow -s -k million`. The limits here are for busy machines."""
+    millionrows.write(tmp_path / "run", 1_000_000, sorted(crawl.glob("*/0*.png")))
+    page = opened(serving(tmp_path / "run"))
+    [first] = page.evaluate("""performance.getEntriesByType("resource").filter((r) => r.name.endsWith("/api/page"))
+        .slice(0, 1).map((r) => r.responseEnd)""")
+    assert page.locator("#count").inner_text() == "1,000,000 pictures"
+    seconds = {key: sorted(_answered_s(page, key) for _ in range(20)) for key in "oau"}
+    page.keyboard.press("End")
+    page.wait_for_selector(".card[data-place='999999'] .caption")
+    told = ", ".join(f"{key} {1000 * s[10]:.0f} ({1000 * s[-1]:.0f})" for key, s in seconds.items())
+    print(f"\nrows after {first:.0f} ms; median (longest) of 20 actions in ms: {told}")
+    assert first < 5000
+    assert all(s[10] < 1 for s in seconds.values())
+
+
+def _answered_s(page, key: str) -> float:
+    """From the key to the answer that is stored, drawn."""
+    with page.expect_response(lambda answer: answer.url.endswith(("/decide", "/undo"))) as found:
+        begun = time.perf_counter()
+        page.keyboard.press(key)
+    found.value.finished()
+    page.evaluate("new Promise(requestAnimationFrame)")
+    taken = time.perf_counter() - begun
+    page.wait_for_timeout(300)
+    return taken
