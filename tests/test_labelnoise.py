@@ -1,5 +1,7 @@
 """P(label is right) from beliefs alone, and the two-groups model: right where the truth is known."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -97,6 +99,18 @@ def test_trust_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch):
     whole = label_trust(q, labels)
     monkeypatch.setattr(labelnoise, "_BLOCK", 16)
     np.testing.assert_allclose(label_trust(q, labels), whole)
+
+
+def test_trust_takes_little_memory(monkeypatch: pytest.MonkeyPatch):
+    n, c = 2000, 500
+    q, labels = rows(0, n, c, 0.05).astype(np.float32), np.arange(n) % c
+    monkeypatch.setattr(labelnoise, "_BLOCK", 20_000)
+    monkeypatch.setattr(labelnoise, "_ENOUGH", 20_000)
+    tracemalloc.start()
+    label_trust(q, labels)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2 * (n * c + c * c) * 4  # it was eight times that: copies in double precision
 
 
 def test_of_very_many_probabilities_evenly_spread_rows_choose_the_temperature(monkeypatch: pytest.MonkeyPatch):
