@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from typer.main import get_command
 
 from cleanweb import manifest, schema, settings
+from cleanweb.cli import app
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -50,6 +52,25 @@ def test_every_command_runs(command: str, clone: Path) -> None:
     done = cleanweb(command, clone)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+def mentioned() -> list[str]:
+    """The commands that stand in a line of text, in a table or alone in a line, and are not run as they are."""
+    inline = re.findall(r"`(cleanweb [^`]+)`", README)
+    alone = re.findall(r"^ {4}(cleanweb [^#\n]+)", README, re.MULTILINE)
+    return sorted({re.sub(r" …| \.\.\.", "", command).strip() for command in inline + alone})
+
+
+@pytest.mark.parametrize("command", mentioned())
+def test_every_command_that_is_mentioned_is_one(command: str) -> None:
+    """It has that name and those options, whatever the files in it."""
+    group, words = get_command(app), shlex.split(command)[1:]
+    context = group.make_context("cleanweb", [], resilient_parsing=True)
+    while words and hasattr(group, "commands") and words[0] in group.commands:
+        group = group.commands[words.pop(0)]
+        context = group.make_context(group.name, [], parent=context, resilient_parsing=True)
+    assert not hasattr(group, "commands") or all(word.startswith("-") for word in words), "there is no such command"
+    group.make_parser(context).parse_args(words)
 
 
 @pytest.mark.timeout(900)
