@@ -53,6 +53,7 @@ def fit(
     workers: int | None = None,
     cache_dir: Path | str | None = None,
     cache_size: float | None = None,
+    parts: str | None = None,
     fresh: bool = False,
     hyperparameters: Mapping[str, float | int | str] | None = None,
     progress: bool = False,
@@ -72,12 +73,12 @@ def fit(
     from cleanweb import pipeline
     from cleanweb.remote import place
     from cleanweb.run import Run
-    from cleanweb.settings import Settings, checked, outputs
+    from cleanweb.settings import Settings, checked, located, outputs
     from cleanweb.terminal import showing_progress
 
     del asked["progress"]
     asked |= {name: place(path) for name in ("source", "labels", "trusted") if (path := asked[name]) is not None}
-    asked |= outputs(out)
+    asked |= outputs(out) | {"parts": located(parts)}
     asked["cache_dir"] = None if cache_dir is None else Path(cache_dir)
     asked["hyperparameters"] = {name: checked(name, value) for name, value in (hyperparameters or {}).items()}
     with showing_progress(quiet=not progress) as show:

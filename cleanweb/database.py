@@ -17,15 +17,17 @@ from typing import Any
 
 import duckdb
 
+from cleanweb import parts
 from cleanweb.errors import MachineError, RunError, UsageError
+from cleanweb.remote import bridge, is_address
 from cleanweb.schema import MIGRATIONS, TABLES, definition, quoted
 
 Connection = duckdb.DuckDBPyConnection
 
 # A query may look at the manifest and at nothing else: no files, no network, no extensions.
 _NO_EXTENSIONS: dict[str, Any] = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
-_LOCKED: dict[str, Any] = _NO_EXTENSIONS | {"enable_external_access": "false", "lock_configuration": "true"}
 
+_ELSEWHERE = "s3"  # the first of the stores that `bridge` reads: under its name DuckDB knows it
 PATIENCE_S = 5.0  # how long to wait for another program that has the file open
 # DuckDB's words: another process, or this one, has it open otherwise
 _BUSY = ("set lock", "different configuration", "file handle conflict")
@@ -117,9 +119,11 @@ def roll_back(con: Connection) -> None:
 
 def _let_go(con: Connection) -> None:
     roll_back(con)
-    try:
+    alive = False
+    with suppress(duckdb.Error):  # after a fatal error, as of a full disk, a DuckDB does nothing any more
         con.execute("USE memory; DETACH run")
-    except duckdb.Error:  # after a fatal error, as of a full disk, a DuckDB does nothing any more
+        alive = not con.filesystem_is_registered(_ELSEWHERE)  # which must not outlive the program
+    if not alive:
         _running().close()
         _running.cache_clear()
 
@@ -139,26 +143,62 @@ def file_of(run: Path) -> Path:
 def connect(run: Path, unsafe: bool = False, limits: Mapping[str, str] | None = None) -> Connection:
     """A connection to read, for any SQL; RunError in words where there is no manifest."""
     file = file_of(run)
-    config = (_NO_EXTENSIONS if unsafe else _LOCKED) | dict(limits or {})
     with _words_of(file):
-        con = _patiently(file, True, lambda: duckdb.connect(str(file.absolute()), True, config))
+        con = _patiently(file, True, lambda: duckdb.connect(str(file.absolute()), True,
+                                                            _NO_EXTENSIONS | dict(limits or {})))  # fmt: skip
     try:
         _complete(con, file)
+        if not unsafe:
+            _lock(con, file)
     except Exception:
         con.close()
         raise
     return con
 
 
+def _lock(con: Connection, file: Path) -> None:
+    """From now on the manifest is seen, with its parts, and nothing else."""
+    if in_parts(con):
+        found = _parts(con, file)
+        lost = next((part for part in found if not is_address(part) and not Path(part).exists()), None)
+        if lost is not None:
+            raise RunError(f"{file} keeps its images in parts, and {lost} is not there; run cleanweb fit --fresh")
+        seen = dict.fromkeys((*found, *map(parts.pattern, found)))  # DuckDB asks for what it is told, and for the file
+        con.execute(f"SET allowed_paths = [{', '.join(map(quoted, seen))}]")
+    con.execute("SET enable_external_access = false; SET lock_configuration = true")
+
+
 def _complete(con: Connection, file: Path, to_change: bool = False) -> None:
     """See to it that all tables are there: what an older manifest lacks is empty. RunError where it is none."""
     with _words_of(file):
-        tables = {name for (name,) in con.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+        tables = {name for (name,) in con.execute("SELECT table_name FROM duckdb_tables() UNION SELECT view_name FROM "
+                                                  "duckdb_views() WHERE NOT internal").fetchall()}  # fmt: skip
     missing = set(TABLES) - tables
     if missing - ADDED:
         raise RunError(f"{file} is a DuckDB file but no manifest: it has no table {min(missing - ADDED)}")
     for table in () if to_change else missing:
         con.execute(f"CREATE TEMP TABLE {table} ({definition(table)})")
+    if not in_parts(con):
+        con.execute("CREATE TEMP VIEW numbered_images AS SELECT rowid, * FROM images")
+        return
+    with _words_of(file):
+        found = _parts(con, file)
+        if found and is_address(found[0]) and not con.filesystem_is_registered(_ELSEWHERE):
+            con.register_filesystem(bridge())
+        if all(is_address(part) or Path(part).exists() for part in found):  # else their own view tells
+            for name, query in parts.views(found):
+                con.execute(f"CREATE TEMP VIEW {name} AS {query}")
+
+
+def in_parts(con: Connection) -> bool:
+    """Whether images is a view over Parquet parts."""
+    found = con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'image_location'").fetchone()
+    return found is not None
+
+
+def _parts(con: Connection, file: Path) -> list[str]:
+    [(location, n)] = con.execute("SELECT location, parts FROM image_location").fetchall()
+    return parts.files(location, n, file.absolute().parent)
 
 
 @contextmanager

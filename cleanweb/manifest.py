@@ -17,20 +17,25 @@ disk.
 How the file is opened, beside others who may want it, is in `database.py`.
 """
 
+import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
 
 import duckdb
 
-from cleanweb import atomic
+from cleanweb import atomic, parts, remote
 from cleanweb.database import ADDED, FILE_FAULTS, brief, connect, faults, file_of, roll_back
 from cleanweb.database import alone as alone  # this file is the door to DuckDB
 from cleanweb.database import attached as attached
+from cleanweb.database import in_parts as in_parts
 from cleanweb.database import opened as opened
 from cleanweb.errors import MachineError, RunError, UsageError
-from cleanweb.schema import NEW_COLUMNS, SCHEMA_VERSION, SELECTIONS, TABLES, quoted, statements
+from cleanweb.remote import is_address
+from cleanweb.schema import NEW_COLUMNS, SCHEMA_VERSION, SELECTIONS, TABLES, definition, quoted, statements
 from cleanweb.spreadsheet import guarded_sql
 
 if TYPE_CHECKING:
@@ -44,6 +49,7 @@ _FILES = ("manifest.csv", "manifest.parquet", "manifest.duckdb")  # published in
 _DRAFT = "manifest.writing"  # what unfinished files are called
 
 _IMAGES = "SELECT * REPLACE (verdict::VARCHAR AS verdict) FROM images"  # outside the database a verdict is text
+_IN_ORDER = "(SELECT * EXCLUDE (rowid) FROM numbered_images ORDER BY rowid)"  # a table has an order, a view has none
 _GUARDED = guarded_sql(_IMAGES, (name for name, sql_type, _ in TABLES["images"] if sql_type.startswith("VARCHAR")))
 
 # ---------------------------------------------------------------------------------------------------------- writing
@@ -67,11 +73,18 @@ def write(folder: Path, tables: Mapping[str, "pd.DataFrame"]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_drafts(folder)
+        location = _where(frames)
         try:
-            _draft(folder, frames)
-            _publish(folder)
+            _draft(folder, frames, location)
+            _publish(folder, location)
+        except BaseException:
+            if location is not None and not is_address(location):
+                atomic.remove(folder / location)
+            raise
         finally:
             _remove_drafts(folder)
+            with suppress(OSError):  # it holds parts
+                (folder / parts.FOLDER).rmdir()
     except (duckdb.ConstraintException, duckdb.ConversionException) as error:
         raise ValueError(f"the manifest would contradict itself: {brief(error)}") from error
     except (duckdb.Error, OSError) as error:
@@ -143,22 +156,78 @@ _AS = {
 }
 
 
-def _draft(folder: Path, frames: dict[str, "pd.DataFrame"]) -> None:
-    """All three files, complete and closed, under draft names."""
+def _draft(folder: Path, frames: dict[str, "pd.DataFrame"], location: str | None) -> None:
+    """All files, complete and closed, under draft names; the parts of images, where there are any, at their location,
+    which no manifest names yet."""
     draft = str(folder / _DRAFT)
     # What does not fit in memory goes beside the drafts, not into whatever folder the command was started from.
     with duckdb.connect(config={"temp_directory": f"{draft}.spill"}) as con:
         con.execute(f"ATTACH {quoted(draft + '.duckdb')} AS manifest (STORAGE_VERSION '{STORAGE_VERSION}')")
         con.execute("USE manifest")
-        con.execute(f"BEGIN; {'; '.join(statements())}; COMMIT")  # each on its own would wait for the disk
+        if location is None:
+            con.execute(f"BEGIN; {'; '.join(statements())}; COMMIT")  # each on its own would wait for the disk
+        else:
+            _make_views(con, folder, location, _write_parts(folder, frames["images"], location))
         for name, frame in frames.items():
+            if name == "images" and location is not None:
+                continue
             con.register("frame", frame)
             con.execute(f"INSERT INTO {name} SELECT {', '.join(map(_stored, TABLES[name]))} FROM frame")
             con.unregister("frame")
         _check_duplicates(con)
-        con.execute(f"COPY ({_GUARDED}) TO {quoted(draft + '.csv')} (FORMAT csv, HEADER)")
-        con.execute(f"COPY ({_IMAGES}) TO {quoted(draft + '.parquet')} (FORMAT parquet, COMPRESSION zstd)")
+        guarded = _GUARDED if location is None else _GUARDED.replace("FROM images", f"FROM {_IN_ORDER}")
+        con.execute(f"COPY ({guarded}) TO {quoted(draft + '.csv')} (FORMAT csv, HEADER)")
+        if location is None:
+            con.execute(f"COPY ({_IMAGES}) TO {quoted(draft + '.parquet')} (FORMAT parquet, COMPRESSION zstd)")
         con.execute("USE memory; DETACH manifest")  # writes the log into the file and removes it
+
+
+def _where(frames: Mapping[str, "pd.DataFrame"]) -> str | None:
+    """Where images go, if into parts: beside those that are there."""
+    settings = frames["runs"]["settings"]
+    asked = None if settings.empty or settings.isna().iloc[0] else str(settings.iloc[0])
+    place = parts.wanted(len(frames["images"]), asked)
+    return None if place is None else f"{place}/{uuid4().hex[:8]}"
+
+
+def _write_parts(folder: Path, images: "pd.DataFrame", location: str) -> int:
+    """Write the parts, each held against the schema's rules; gives how many."""
+    made = folder / (f"{_DRAFT}.parts" if is_address(location) else location)
+    atomic.make_folder(made)
+    starts = range(0, max(1, len(images)), parts.ROWS)
+    with duckdb.connect(config={"temp_directory": str(folder / f"{_DRAFT}.spill")}) as con:
+        con.execute(next(statements()))  # the type of verdicts
+        for start, name in zip(starts, parts.files(os.fspath(made), len(starts), folder), strict=True):
+            con.register("frame", images.iloc[start : start + parts.ROWS])
+            con.execute(f"CREATE TABLE part ({definition('images')})")
+            con.execute(f"INSERT INTO part SELECT {', '.join(map(_stored, TABLES['images']))} FROM frame")
+            con.execute(f"COPY (SELECT {start} + rowid AS place, * FROM part ORDER BY rowid) TO {quoted(name)} "
+                        "(FORMAT parquet, COMPRESSION zstd)")  # fmt: skip
+            con.execute("DROP TABLE part")
+            con.unregister("frame")
+            if is_address(location):
+                remote.upload(Path(name), f"{location}/{Path(name).name}")
+                Path(name).unlink()
+    return len(starts)
+
+
+def _make_views(con: duckdb.DuckDBPyConnection, folder: Path, location: str, n: int) -> None:
+    """The tables of a manifest in parts, and its views, which in the file find the parts from the run folder. DuckDB
+    looks at them when a view is made: below a link to them, since its search path takes no comma."""
+    if is_address(location):
+        con.register_filesystem(remote.bridge())
+    with tempfile.TemporaryDirectory() as here:
+        (Path(here) / parts.FOLDER).symlink_to(folder / parts.FOLDER)
+        con.execute(f"SET file_search_path = {quoted(here)}")
+        made = statements([*parts.tables(), *parts.view_in_file(location, n)])
+        con.execute(f"BEGIN; {'; '.join(made)}; COMMIT")
+        con.execute("RESET file_search_path")
+    con.execute("INSERT INTO image_location VALUES (?, ?)", [location, n])
+    for name, query in parts.views(parts.files(location, n, folder)):
+        con.execute(f"CREATE TEMP VIEW {name} AS {query}")
+    again = con.execute("SELECT sample_id FROM images GROUP BY 1 HAVING count(*) > 1 LIMIT 1").fetchone()
+    if again:
+        raise ValueError(f"manifest: the sample_id {again[0]!r} is there twice")
 
 
 def _stored(column: tuple[str, str, str]) -> str:
@@ -176,15 +245,28 @@ def _check_duplicates(con: duckdb.DuckDBPyConnection) -> None:
         raise ValueError(f"manifest: {row[0]!r} is a duplicate of {row[1]!r}, which is missing or a duplicate itself")
 
 
-def _publish(folder: Path) -> None:
+def _publish(folder: Path, location: str | None) -> None:
     """Let the drafts take their places."""
     drafts = [(folder / file.replace("manifest", _DRAFT), folder / file) for file in _FILES]
-    for draft, _ in drafts:
-        atomic.sync(draft)
+    for draft, file in drafts:
+        if draft.exists():
+            atomic.sync(draft)
+        else:  # images lie in parts
+            file.unlink(missing_ok=True)
     for log in folder.glob("manifest.duckdb.wal*"):  # somebody else's changes to the old file must not meet the new one
         log.unlink()
     for draft, file in drafts:
-        atomic.replace(draft, file)
+        if draft.exists():
+            atomic.replace(draft, file)
+    _remove_old_parts(folder, location)
+
+
+def _remove_old_parts(folder: Path, location: str | None) -> None:
+    """All but the newest of the old ones, which somebody may be reading; none, while earlier manifests are kept."""
+    old = [part for part in (folder / parts.FOLDER).glob("*") if part != folder / str(location)]
+    if not any(folder.glob("earlier*.duckdb")):
+        for part in sorted(old, key=lambda part: part.stat().st_mtime)[:-1]:
+            atomic.remove(part)
 
 
 def _remove_drafts(folder: Path) -> None:
@@ -260,7 +342,8 @@ def read(folder: Path, table: str) -> "pd.DataFrame":
     with attached(folder) as con, faults(folder):
         verdicts = [name for name, sql_type, _ in TABLES[table] if sql_type.split()[0] == "verdict"]
         text = ", ".join(f"{name}::VARCHAR AS {name}" for name in verdicts)
-        frame = con.execute(f"SELECT *{f' REPLACE ({text})' * bool(text)} FROM {table}").df()
+        rows = _IN_ORDER if table == "images" and in_parts(con) else table
+        frame = con.execute(f"SELECT *{f' REPLACE ({text})' * bool(text)} FROM {rows}").df()
     frame = frame.assign(**{name: None for name in NEW_COLUMNS.get(table, ()) if name not in frame})
     if list(frame.columns) != [name for name, _, _ in TABLES[table]]:
         raise RunError(
@@ -282,7 +365,7 @@ def select(folder: Path, only: Sequence[str], where: str | None = None) -> "pd.D
         raise UsageError(f"{wrong}; choose from {', '.join(SELECTIONS)}")
     condition = " OR ".join(f"({SELECTIONS[name][0]})" for name in only)
     with opened(folder) as con:
-        found = con.sql(f"SELECT rowid, * FROM images WHERE {condition}")
+        found = con.sql(f"SELECT * FROM numbered_images WHERE {condition}")
         if where:
             with faults(folder, f"in the condition {where!r}: "):
                 found = found.filter(where)  # one expression, or DuckDB's parser refuses it
@@ -292,6 +375,7 @@ def select(folder: Path, only: Sequence[str], where: str | None = None) -> "pd.D
 def frame(folder: Path, sql: str) -> "pd.DataFrame":
     """The rows of one SQL query, as `query` runs it, in DuckDB's types for pandas."""
     with opened(folder) as con:
+        _refuse_writing(con, sql)
         con.execute(sql)
         return con.df()
 
@@ -305,6 +389,8 @@ def query(folder: Path, sql: str, unsafe: bool = False) -> tuple[list[str], Iter
     con = connect(folder, unsafe=unsafe)
     try:
         with faults(folder):
+            if not unsafe:
+                _refuse_writing(con, sql)
             con.execute(sql)
             names = [column[0] for column in con.description or ()]
         if not names:
@@ -313,6 +399,13 @@ def query(folder: Path, sql: str, unsafe: bool = False) -> tuple[list[str], Iter
         con.close()
         raise
     return names, _rows(folder, con)
+
+
+def _refuse_writing(con: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Where images lie in parts, these files are open to SQL: it may read them, and not write them."""
+    reading = ("SELECT", "EXPLAIN", "PRAGMA", "RELATION")
+    if in_parts(con) and any(statement.type.name not in reading for statement in con.extract_statements(sql)):
+        raise UsageError("this manifest lies in parts, which SQL can only read: give a SELECT")
 
 
 def _rows(folder: Path, con: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:

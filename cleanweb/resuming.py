@@ -24,12 +24,13 @@ from typing import Any
 from cleanweb import __version__, atomic
 from cleanweb.errors import RunError
 from cleanweb.packed import Samples
+from cleanweb.parts import FOLDER
 from cleanweb.records import NOTICE, Sample, Status
 from cleanweb.runfolder import RunFolder
 from cleanweb.settings import Settings, fingerprint, fingerprint_of_all
 
 # settings that change nothing in what is found
-_FREE = ("out", "copy_to", "fresh", "workers", "cache_dir", "cache_size", "strict", "origin")
+_FREE = ("out", "copy_to", "parts", "fresh", "workers", "cache_dir", "cache_size", "strict", "origin")
 _RESULTS = ("scores.npz", "classifier", "report.html", "manifest.csv", "manifest.parquet", "run.json",
             "manifest.duckdb")  # fmt: skip  # in the order they move; the one that counts last
 
@@ -128,6 +129,7 @@ class Unfinished:
         with atomic.told(self.run):
             for log_file in self.run.glob("manifest.duckdb.wal*"):  # changes to the old file must not meet the new one
                 log_file.unlink()
+            self._add_parts()
             for name in _RESULTS:
                 new, place = self.results.path / name, self.run / name
                 if place.is_dir() and (new.exists() or name not in told["names"]):
@@ -138,6 +140,14 @@ class Unfinished:
                     atomic.remove(place)
             atomic.sync(self.run)
         return told["notes"]
+
+    def _add_parts(self) -> None:
+        """The parts of the manifest come beside those of the one before, which a copy of it may still name."""
+        new, place = self.results.path / FOLDER, self.run / FOLDER
+        if new.exists():
+            place.mkdir(exist_ok=True)
+            for part in new.iterdir():
+                part.rename(place / part.name)
 
     def discard(self) -> None:
         """Remove it; half removed it is no unfinished run either."""

@@ -18,11 +18,9 @@ from cleanweb import manifest
 from cleanweb.database import Connection
 from cleanweb.errors import UsageError
 from cleanweb.records import UNREADABLE, Verdict
+from cleanweb.schema import CHANGED as CHANGED
 from cleanweb.schema import TABLES
 
-# What a decision changes in a row of images.
-CHANGED = ("verdict", "suggested_label", "final_label", "p_clean", "p_id", "p_ood", "confidence", "needs_review",
-           "reason")  # fmt: skip
 VERIFIED = "verified by a person"
 
 _TYPES = {table: {name: sql_type.split()[0] for name, sql_type, _ in TABLES[table]} for table in ("images", "reviews")}
@@ -264,6 +262,9 @@ def _update(con: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
     """Set `CHANGED` in these rows of images: (sample_id, *values) each."""
     if rows:
         new, names = ", ".join(f"{name} = new.{name}" for name in CHANGED), ("sample_id", *CHANGED)
+        if manifest.in_parts(con):
+            con.execute(f"INSERT OR REPLACE INTO image_changes SELECT {_columns('images', names)}", _turned(rows))
+            return
         con.execute(f"UPDATE images SET {new} FROM (SELECT {_columns('images', names)}) AS new "
                     "WHERE images.sample_id = new.sample_id", _turned(rows))  # fmt: skip
 

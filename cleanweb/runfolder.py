@@ -68,7 +68,7 @@ class RunFolder:
     def parts(self) -> list[Path]:
         """What a finished run consists of, the manifest last."""
         names = ("manifest.csv", "manifest.parquet", self.scores.name, self.classifier.name, self.report.name,
-                 self.record.name, self.manifest.name)  # fmt: skip
+                 self.record.name, "manifest-parts", self.manifest.name)  # fmt: skip
         return [part for name in names if (part := self.path / name).exists()]
 
     @contextmanager

@@ -4,7 +4,7 @@ It is a contract: users write SQL against it. Every table, view and column carri
 (`DESCRIBE` and `duckdb_columns()` show them), and rules in the database refuse a row that contradicts itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 SCHEMA_VERSION = 5  # changes with the tables and their columns; every run stores the one it was written with
 
@@ -195,6 +195,10 @@ RULES: dict[str, tuple[str, ...]] = {
     "audit_findings": tuple(_SHARE.format(name) for name in ("value", "low", "high", "lowest", "highest")),
 }
 
+# What a person's decision changes in a row of images.
+CHANGED = ("verdict", "suggested_label", "final_label", "p_clean", "p_id", "p_ood", "confidence", "needs_review",
+           "reason")  # fmt: skip
+
 # Which rows of images `cleanweb export --only …` hands over; each is a view.
 SELECTIONS: dict[str, tuple[str, str]] = {
     "clean": ("verdict = 'clean'", "Images whose given label is right"),
@@ -204,7 +208,7 @@ SELECTIONS: dict[str, tuple[str, str]] = {
     "trainable": ("final_label IS NOT NULL AND duplicate_of IS NULL", "Images with a final_label, one per picture"),
 }
 
-_TRANSITIONS = """SELECT given_label, suggested_label, count(*) AS images FROM images WHERE verdict = 'relabeled'
+TRANSITIONS = """SELECT given_label, suggested_label, count(*) AS images FROM images WHERE verdict = 'relabeled'
     GROUP BY given_label, suggested_label ORDER BY images DESC, given_label, suggested_label"""
 
 _COMMENTS = {
@@ -221,28 +225,23 @@ _COMMENTS = {
 }
 
 
-def statements() -> Iterator[str]:
-    """The statements that make an empty manifest."""
+def statements(images: Iterable[str] = ()) -> Iterator[str]:
+    """The statements that make an empty manifest; where `images` are given, these make the view of that name."""
     yield f"CREATE TYPE verdict AS ENUM ({', '.join(repr(name) for name in SELECTIONS if name != 'trainable')})"
     for table in TABLES:
-        yield from _table(table)
+        yield from images if table == "images" and images else [f"CREATE TABLE {table} ({definition(table)})"]
+        yield from (_comment(f"COLUMN {table}.{name}", comment) for name, _, comment in TABLES[table])
+        yield _comment(f"{'VIEW' if table == 'images' and images else 'TABLE'} {table}", _COMMENTS[table])
     comments = {view: _COMMENTS[view] for view in _COMMENTS.keys() - TABLES.keys()}
     for view, (condition, comment) in SELECTIONS.items():
         comments[view] = comment
         yield f"CREATE VIEW {view} AS SELECT * FROM images WHERE {condition}"
         yield from (_comment(f"COLUMN {view}.{name}", comment) for name, _, comment in TABLES["images"])
-    yield f"CREATE VIEW transitions AS {_TRANSITIONS}"
+    yield f"CREATE VIEW transitions AS {TRANSITIONS}"
     yield _comment("COLUMN transitions.given_label", "Label the crawl gave")
     yield _comment("COLUMN transitions.suggested_label", "Label suggested instead")
     yield _comment("COLUMN transitions.images", "Images relabeled from the one to the other")
     yield from (_comment(f"VIEW {name}", comment) for name, comment in sorted(comments.items()))
-
-
-def _table(table: str) -> Iterator[str]:
-    columns = TABLES[table]
-    yield f"CREATE TABLE {table} ({definition(table)})"
-    yield from (_comment(f"COLUMN {table}.{name}", comment) for name, _, comment in columns)
-    yield _comment(f"TABLE {table}", _COMMENTS[table])
 
 
 def definition(table: str) -> str:

@@ -131,6 +131,7 @@ class Settings:
     source: Place
     labels: Place | None = None
     out: Path = Path(DEFAULT_RUN)
+    parts: str | None = None  # where images lie in Parquet parts: "here", or an address; None: nowhere, unless too big
     copy_to: Remote | None = None  # the finished run is copied there
     path_column: str | None = None
     label_column: str | None = None
@@ -183,6 +184,13 @@ def outputs(out: Path | str | Remote) -> dict[str, Any]:
         return {"out": at}
     here = os.environ.get("CLEANWEB_RUN", DEFAULT_RUN)
     return {"out": Path(DEFAULT_RUN if is_address(here) else here), "copy_to": at}
+
+
+def located(parts: str | None) -> str | None:
+    """Where the parts of a manifest go: "here", or an address. Raises UsageError for anything else."""
+    if parts is None or parts == "here" or is_address(parts):
+        return parts if parts in (None, "here") else str(place(str(parts)))
+    raise UsageError(f"--parts is here (the run folder), or an address as s3://bucket/folder, not {parts}.")
 
 
 def fingerprint(parts: object) -> str:

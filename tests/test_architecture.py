@@ -40,7 +40,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("tools", {"settings", "machine", "divergence", "neighbours", "labelnoise", "calibration", "smallloss", "mixmatch",
                "contrastive", "twogroups", "distributed", "workers", "pixelcache", "signatures", "charts", "usage",
                "runlock", "checkpoint", "safenames", "spreadsheet", "drafts", "signals", "tarmembers", "columns",
-               "packed"}),
+               "packed", "parts"}),
     ("the disk, and other places", {"atomic", "remote"}),
     ("ground", {"records", "errors", "schema"}),
 ]  # fmt: skip

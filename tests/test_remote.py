@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import cleanweb
-from cleanweb import exporting, manifest, readers, remote
+from cleanweb import exporting, manifest, readers, remote, reviews
 from cleanweb.errors import CrawlError, MachineError, UsageError
 from cleanweb.records import Status
 from cleanweb.remote import Remote, place
@@ -307,3 +307,22 @@ def test_an_object_store_that_goes_away_is_told(store: str, monkeypatch: pytest.
     assert [isinstance(contents[s.sample_id], bytes) for s in crawl.samples] == [False] * 5 + [True] * 4
     with pytest.raises(CrawlError, match="Nothing found"):
         readers.read(place("s3://no-such-bucket/crawl"))
+
+
+@pytest.mark.slow
+def test_parts_of_a_manifest_in_an_object_store(written: Path, store: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    code, _, err = command("fit", written / "classes", "--out", run, "--backbone", "cnn5", "--epochs", 1, "--workers",
+                           0, "--device", "cpu", "--parts", "s3://crawls/parts")  # fmt: skip
+    assert code == 0, err
+    assert not (run / "manifest-parts").exists()
+    assert remote._store("s3://crawls").find("crawls/parts")
+    assert len(manifest.read(run, "images")) == 9
+    before = list(manifest.query(run, "SELECT sample_id, verdict FROM images ORDER BY 1")[1])
+    reviews.decide(run, [before[0][0]], "ood")
+    assert dict(manifest.query(run, "SELECT sample_id, verdict FROM images")[1])[before[0][0]] == "ood"
+    for words in (["sql", "SELECT count(*) FROM trainable"], ["retag"], ["report"], ["export"]):
+        code, out, err = command(*words, "--run", run)
+        assert code == 0, err
+        assert out
+    assert dict(manifest.query(run, "SELECT sample_id, verdict FROM images")[1])[before[0][0]] == "ood"

@@ -22,7 +22,7 @@ N = 200  # ± 3 to 8 points for the verdicts on the sample crawl (560 pictures)
 # The judged pictures with their verdicts as they were at some time, before what people have decided since.
 _PICTURES = f"""SELECT sample_id, row, path, given_label, coalesce(old_verdict, verdict)::VARCHAR AS verdict,
         if(old_verdict IS NULL, final_label, old_label) AS claimed_label
-    FROM (SELECT *, row_number() OVER (ORDER BY rowid) - 1 AS row FROM images)
+    FROM (SELECT *, row_number() OVER (ORDER BY rowid) - 1 AS row FROM numbered_images)
     LEFT JOIN (SELECT sample_id, old_verdict, old_label FROM reviews WHERE decided_at >= ?
                QUALIFY row_number() OVER (PARTITION BY sample_id ORDER BY review_id) = 1) USING (sample_id)
     WHERE duplicate_of IS NULL AND coalesce(old_verdict, verdict) IN {JUDGED} ORDER BY sample_id"""

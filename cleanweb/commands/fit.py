@@ -9,7 +9,7 @@ from cleanweb import config
 from cleanweb.commands import JsonOption, Quiet, Verbose, came_from, print_summary
 from cleanweb.errors import SomeUnreadable, UsageError
 from cleanweb.remote import place
-from cleanweb.settings import DEFAULT_RUN, MOST_SEED, Settings, checked, outputs
+from cleanweb.settings import DEFAULT_RUN, MOST_SEED, Settings, checked, located, outputs
 from cleanweb.terminal import Method, Pretrain, RecipeName, Tune, showing_progress, words_for_errors
 from cleanweb.usage import SETTINGS_FILE
 
@@ -53,6 +53,8 @@ def fit(
         help="Settings in TOML; default: cleanweb.toml or [tool.cleanweb] in pyproject.toml, here.")] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", envvar="CLEANWEB_RUN", rich_help_panel=_OUTPUT,
         help="The run folder to write; s3://…: made here, then copied there.")] = Path(DEFAULT_RUN),
+    parts: Annotated[str | None, typer.Option(metavar="WHERE", rich_help_panel=_OUTPUT,
+        help="Keep the table images as Parquet parts: here, or s3://…; default: from 20 million rows on.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", rich_help_panel=_OUTPUT,
         help="Replace what the run folder holds.")] = False,
     strict: Annotated[bool, typer.Option("--strict", rich_help_panel=_OUTPUT,
@@ -111,9 +113,9 @@ def fit(
     """
     with words_for_errors():
         settings = Settings(
-            source=place(source), labels=labels and place(labels), **outputs(out), path_column=path_column,
-            label_column=label_column, trusted=trusted and place(trusted), merge_labels=merge_labels,
-            allow_outside=allow_outside, method=str(method),
+            source=place(source), labels=labels and place(labels), **outputs(out), parts=located(parts),
+            path_column=path_column, label_column=label_column, trusted=trusted and place(trusted),
+            merge_labels=merge_labels, allow_outside=allow_outside, method=str(method),
             recipe=str(recipe), noise_rate=noise_rate, backbone=backbone, weights=weights, tune=str(tune),
             pretrain=str(pretrain), epochs=epochs, batch_size=batch_size, image_size=image_size, seed=seed,
             device=device, deterministic=deterministic, workers=workers, cache_dir=cache_dir,

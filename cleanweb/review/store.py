@@ -79,7 +79,7 @@ class Question:
         if self.where.strip():
             conditions.append(f"({self.where}\n)")  # the line break ends a comment
         condition = " AND ".join(conditions) or "true"
-        return f"SELECT rowid FROM images WHERE {condition} ORDER BY {SORTS[self.sort]}, rowid", values
+        return f"SELECT rowid FROM numbered_images WHERE {condition} ORDER BY {SORTS[self.sort]}, rowid", values
 
 
 class Store:
@@ -186,7 +186,7 @@ class Store:
         """The rows of images where the condition holds, for each of the values of its ?."""
         with manifest.attached(self.run) as con:
             names = ("rowid", "file", "row_in_file", *_COLUMNS)
-            sql = f"SELECT {', '.join(names)} FROM images WHERE {condition}"
+            sql = f"SELECT {', '.join(names)} FROM numbered_images WHERE {condition}"
             found = [row for some in values for row in con.execute(sql, some).fetchall()]
             rows = [dict(zip(names, row, strict=True)) for row in found]
             keys = [row["duplicate_of"] or row["sample_id"] for row in rows]
