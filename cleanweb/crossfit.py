@@ -2,11 +2,11 @@
 its label. What a network was fitted to it remembers, and a wrong label remembered looks right.
 
 The networks know nothing of each other: where threads would wait for each other, they are fitted in processes of their
-own, a thread or a few each.
+own, a thread or a few each, and torchrun's ranks share them.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cleanweb import checkpoint, machine, methods, workers
+from cleanweb import checkpoint, distributed, machine, methods, workers
 from cleanweb.errors import CleanwebError, MachineError
 from cleanweb.network import SMALL, Backbone
-from cleanweb.records import Progress
+from cleanweb.records import Progress, silent
 from cleanweb.score import Features, believe
 from cleanweb.settings import Recipe
 from cleanweb.train import EpochRecord
@@ -30,6 +30,7 @@ from cleanweb.views import Pixels
 log = logging.getLogger(__name__)
 
 Load = Callable[[np.ndarray, int], np.ndarray]
+SharedProgress = Callable[[int, str, int, int], None]  # of the k-th network: (k, stage, done, total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,9 @@ class Fitting(Protocol):
         """Views of these images (m,), in batches, as a network is asked what it believes of them."""
 
 
+Make = Callable[[Task, Lesson], Fitting]
+
+
 def cross_fit(way: Fitting, with_features: bool = True) -> tuple[Learned, methods.Method]:
     """Fit on the labels of all folds but one, believe of that one; with one fold, fit on and believe of everything. In
     several rounds, with folds and networks of their own, whose beliefs are averaged.
@@ -109,8 +113,8 @@ def cross_fit(way: Fitting, with_features: bool = True) -> tuple[Learned, method
     probs = np.zeros((n_images, task.n_classes), np.float32)  # each part into its place: copies would be large
     disagreement, features = np.zeros(n_images, np.float32), np.empty((n_images, 0), np.float32)
     with machine.threads(threads(task)):
-        if task.processes > 1:
-            _fit_at_once(way, with_features)
+        if task.processes > 1 or (distributed.size() > 1 and recipe.pretrain != "self"):  # once, for all networks
+            _fit_all(way, with_features)
         for k in range(n):
             part, learner, records = _believed(way, k, with_features)
             mine = part["held_out"]
@@ -184,17 +188,37 @@ def folds(labels: np.ndarray, k: int, seed: int) -> np.ndarray:
 # --- in processes of their own --------------------------------------------------------------------------------------
 
 
-def _fit_at_once(way: Fitting, with_features: bool) -> None:
-    """Fit networks in processes of their own; each leaves what it believes and its last checkpoint on the disk. The
-    last one is left out where it is watched: who watches is in this process."""
+def _fit_all(way: Fitting, with_features: bool) -> None:
+    """Fit all networks that an earlier run has not: each leaves what it believes and its last checkpoint on the disk.
+    The last one is left out where it is watched: who watches is in this process."""
     task, lesson = way.task, way.lesson
     mine = range(lesson.n_networks if task.watch is methods.unwatched else lesson.n_networks - 1)
     todo = [k for k in mine if not (task.folder / _believed_file(k)).exists()]
-    alone = replace(task, processes=1, progress=_tell_progress, watch=methods.unwatched)
-    make = cast(Callable[[Task, Lesson], Fitting], type(way))
-    begin = partial(_begin, partial(make, alone, lesson), with_features, threads(task), log.getEffectiveLevel())
+    alone = replace(task, progress=silent, watch=methods.unwatched)
+    elsewhere = partial(_fit_share, _made(way), alone, lesson, with_features)
     progress = _summed(task.progress, lesson.n_networks, len(mine) - len(todo))
-    pool = workers.run(begin, ((k, k) for k in todo), min(task.processes, len(todo)), inf, who="its process")
+    distributed.share(lambda share: _fit_at_once(way, with_features, share, progress), elsewhere, todo)
+
+
+def _fit_share(make: Make, task: Task, lesson: Lesson, with_features: bool, share: Sequence[int]) -> None:
+    """At another rank: some networks, without a word."""
+    task = replace(task, device=distributed.device(task.device))
+    _fit_at_once(make(task, lesson), with_features, share, lambda *_: None)
+
+
+def _fit_at_once(way: Fitting, with_features: bool, share: Sequence[int], progress: SharedProgress) -> None:
+    """Some networks, at the same time in processes of their own, or one after the other in this one."""
+    task, lesson = way.task, way.lesson
+    if task.processes == 1:
+        for k in share:
+            _believed(way, k, with_features)
+        return
+    if not share:  # a pool of no processes would begin in this one
+        return
+    alone = replace(task, processes=1, progress=_tell_progress, watch=methods.unwatched)
+    make = partial(_made(way), alone, lesson)
+    begin = partial(_begin, make, with_features, threads(task), log.getEffectiveLevel())
+    pool = workers.run(begin, ((k, k) for k in share), min(task.processes, len(share)), inf, who="its process")
     with closing(pool):
         for k, answer in pool:
             match answer:
@@ -206,6 +230,11 @@ def _fit_at_once(way: Fitting, with_features: bool) -> None:
                     raise MachineError(f"{lesson.name(k)} could not be fitted: {words}. Try --workers 0.")
                 case CleanwebError():
                     raise answer
+
+
+def _made(way: Fitting) -> Make:
+    """How to make its like, elsewhere."""
+    return cast(Make, type(way))
 
 
 def _begin(
@@ -241,7 +270,7 @@ class _Teller(logging.Handler):
         workers.tell(record)
 
 
-def _summed(progress: Progress, n: int, finished: int) -> Callable[[int, str, int, int], None]:
+def _summed(progress: Progress, n: int, finished: int) -> SharedProgress:
     """One progress of n networks at once, of which some were finished before, from what each tells of its share."""
     of_stage: dict[str, dict[int, int]] = {}
 

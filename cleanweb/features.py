@@ -5,7 +5,9 @@ Jo-SRC then trains a linear head on them, which takes minutes on a CPU. The file
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
+from cleanweb import distributed
 from cleanweb.atomic import sync, told, write_text
 from cleanweb.machine import autocast, in_parts
 from cleanweb.methods import Batch, Batches
@@ -21,43 +24,92 @@ from cleanweb.views import Pixels
 
 log = logging.getLogger(__name__)
 
+Load = Callable[[np.ndarray, int], np.ndarray]
+
 _ROWS = 4096  # images whose features are looked at together
 _SHARD_S = 5.0  # what a kill costs at most, and a batch
 N_VIEWS = 2  # the whole image and its mirror image: crops of it tell less (bench/EXPERIMENTS.md)
 
 
-@torch.inference_mode()
 def extract(
-    model: nn.Module,
-    load: Callable[[np.ndarray, int], np.ndarray],
-    n: int,
-    pixels: Pixels,
-    file: Path,
-    device: torch.device,
-    batch_size: int = 32,
+    model: nn.Module, load: Load, n: int, pixels: Pixels, file: Path, device: torch.device, batch_size: int = 32,
     progress: Progress = silent,
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """Features of n images: memory-mapped float16 (v, n, d), written to `file`; goes on where an earlier call stopped.
+    torchrun's ranks share the images.
 
     model: a timm model without classifier; load(positions, side) → uint8 (b, side, side, 3).
     """
-    model = model.eval().to(device).to(memory_format=torch.channels_last)
-    store = _Store(file, n)
-    if 0 < store.done < n:
-        log.log(NOTICE, "The features of %s of %s images are there already.", f"{store.done:,}", f"{n:,}")
-    try:
-        for first in range(store.done, n, batch_size):
-            positions = np.arange(first, min(first + batch_size, n))
-            images = torch.from_numpy(load(positions, pixels.size_px)).to(device)
-            views = (images, images.flip(2))
-            with autocast(device):
-                found = [in_parts(lambda view: (model(pixels.normalise(view)).float(),), view)[0] for view in views]
-            batch = torch.stack(found).half().cpu().numpy()
-            store.append(batch)
-            progress("features", store.done, n)
-    finally:
-        store.flush()
+    work = _Extraction(model, load, n, pixels, file, device, batch_size)
+    if not work.is_done():
+        work.allocate()
+        distributed.share(partial(work.extract, progress=progress), work.extract, range(distributed.size()))
     return open_memmap(file, mode="c")  # torch takes no array that cannot be written; what is written stays in memory
+
+
+@dataclass(frozen=True, slots=True)
+class _Extraction:
+    """What there is to extract, and in how many images at a time. Picklable: it is sent to other ranks."""
+
+    model: nn.Module
+    load: Load
+    n: int
+    pixels: Pixels
+    file: Path
+    device: torch.device
+    batch_size: int
+
+    def is_done(self) -> bool:
+        return all(store.done == len(store.span) for store in map(self._store, range(distributed.size())))
+
+    def allocate(self) -> None:
+        """Make the file, zeros (v, n, d), unless shares of this size are there already, in part."""
+        if any(store.done for store in map(self._store, range(distributed.size()))):
+            return
+        side = self.pixels.size_px
+        with torch.inference_mode():
+            d = self.model.eval().cpu()(torch.zeros(1, 3, side, side)).shape[1]
+        with told(self.file):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            for of_other_shares in self.file.parent.glob(f"{self.file.stem}.*.done"):
+                of_other_shares.unlink()
+            open_memmap(self.file, mode="w+", dtype=np.float16, shape=(N_VIEWS, self.n, d))
+
+    def extract(self, ranks: Sequence[int], progress: Progress = silent) -> None:
+        """The shares of these ranks."""
+        for rank in ranks:
+            self._extract(self._store(rank), progress)
+
+    @torch.inference_mode()
+    def _extract(self, store: "_Store", progress: Progress) -> None:
+        device, span = distributed.device(self.device), store.span
+        model = self.model.eval().to(device).to(memory_format=torch.channels_last)
+        if 0 < store.done < len(span):
+            log.log(NOTICE, "The features of %s of %s images are there already.", f"{store.done:,}", f"{len(span):,}")
+        try:
+            for first in range(span.start + store.done, span.stop, self.batch_size):
+                positions = np.arange(first, min(first + self.batch_size, span.stop))
+                images = torch.from_numpy(self.load(positions, self.pixels.size_px)).to(device)
+                store.append(self._features(model, images, device))
+                progress("features", store.done, len(span))
+        finally:
+            store.flush()
+
+    def _features(self, model: nn.Module, images: Tensor, device: torch.device) -> np.ndarray:
+        """Of images (b, side, side, 3) and their mirror images: (v, b, d) float16."""
+        with autocast(device):
+            found = [
+                in_parts(lambda view: (model(self.pixels.normalise(view)).float(),), view)[0]
+                for view in (images, images.flip(2))
+            ]
+        half: np.ndarray = torch.stack(found).half().cpu().numpy()
+        return half
+
+    def _store(self, rank: int) -> "_Store":
+        """A rank's share: whole batches, so that it does not matter to an image how many ranks there are."""
+        batches, ranks = -(-self.n // self.batch_size), distributed.size()
+        start, stop = (min(batches * r // ranks * self.batch_size, self.n) for r in (rank, rank + 1))
+        return _Store(self.file, self.n, range(start, stop))
 
 
 class MeanView:
@@ -76,11 +128,12 @@ class MeanView:
 
 
 class _Store:
-    """The file while it is being written, and beside it how many images are in it. Written to as a file: a full disk
-    is an error in words there, and the end of the process in a memory map."""
+    """A share of the file while it is being written, and beside it how many of its images are there. Written to as a
+    file: a full disk is an error in words there, and the end of the process in a memory map."""
 
-    def __init__(self, file: Path, n: int):
-        self.file, self.n, self.done_file = file, n, file.with_suffix(".done")
+    def __init__(self, file: Path, n: int, span: range):
+        self.file, self.n, self.span = file, n, span
+        self.done_file = file.with_suffix(f".{span.start}-{span.stop}.done")
         known = self.done_file.exists() and file.exists()
         self.done = int(self.done_file.read_text(encoding="utf-8")) if known else 0
         self.flushed, self.flushed_at = self.done, time.monotonic()
@@ -89,13 +142,10 @@ class _Store:
         """batch (v, b, d) float16: the features of the next b images. Raises MachineError where the disk refuses."""
         _, b, d = batch.shape
         with told(self.file):
-            if self.done == 0:
-                self.file.parent.mkdir(parents=True, exist_ok=True)
-                open_memmap(self.file, mode="w+", dtype=np.float16, shape=(N_VIEWS, self.n, d))
             start = self.file.stat().st_size - N_VIEWS * self.n * d * batch.itemsize
             with self.file.open("r+b") as stream:
                 for view, rows in enumerate(batch):
-                    stream.seek(start + (view * self.n + self.done) * d * batch.itemsize)
+                    stream.seek(start + (view * self.n + self.span.start + self.done) * d * batch.itemsize)
                     stream.write(np.ascontiguousarray(rows).data)
         self.done += b
         if time.monotonic() - self.flushed_at > _SHARD_S:

@@ -71,6 +71,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Learned, methods.Me
 
 
 def test_processes_change_nothing(alone: tuple[Learned, methods.Method], tmp_path: Path, caplog):
+    caplog.set_level("INFO")
     steps: list[tuple[str, int, int]] = []
     several = way(tmp_path, 2, Noting, progress=lambda *step: steps.append(step))
     learned, learner = cross_fit(several)
@@ -83,6 +84,8 @@ def test_processes_change_nothing(alone: tuple[Learned, methods.Method], tmp_pat
     assert sorted(trained) == trained
     assert trained[-1] == 4 * 3
     assert steps[-1] == ("score", 4, 4)
+    again, _ = cross_fit(way(tmp_path, 2))  # all is there
+    assert_equal(again, learned)
 
 
 def test_the_last_network_is_watched_here(alone: tuple[Learned, methods.Method], tmp_path: Path):

@@ -123,9 +123,12 @@ def fit(
             hyperparameters=_parsed(hyperparameters or []), origin=_origin(ctx),
         )  # fmt: skip
     with words_for_errors(), showing_progress(quiet) as progress:
-        from cleanweb import pipeline, summary
+        from cleanweb import distributed, pipeline, summary
 
-        run = pipeline.fit(settings, progress)
+        with distributed.world() as tells:
+            if not tells:
+                return
+            run = pipeline.fit(settings, progress)
         digest = summary.summarise(run.folder, run.tables, run.notes)
     print_summary(digest, as_json, quiet)
     with words_for_errors():

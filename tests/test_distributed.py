@@ -1,0 +1,148 @@
+"""torchrun: several processes that share a run folder give what one gives, and go on when one of them dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from cleanweb import distributed
+from cleanweb.errors import RunError
+from cleanweb.features import extract
+from cleanweb.views import Pixels
+
+REPOSITORY = Path(__file__).parent.parent
+SAMPLE = REPOSITORY / "sample_data"
+posix = pytest.mark.skipif(os.name != "posix", reason="torchrun's signals")
+FIT = ["-m", "cleanweb", "fit", str(SAMPLE / "crawl"), "--labels", str(SAMPLE / "labels.csv"), "--backbone", "cnn5",
+       "--epochs", "2", "--image-size", "16", "--workers", "1", "--device", "cpu", "-q"]  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+
+
+def torchrun(*words: str, nodes: int = 1, each: int = 2, port: int = 0, restarts: int = 0) -> subprocess.Popen[str]:
+    launch = ["-m", "torch.distributed.run", "--nnodes", str(nodes), "--nproc-per-node", str(each), "--rdzv-backend",
+              "c10d", "--rdzv-endpoint", f"localhost:{port}", "--max-restarts", str(restarts)]  # fmt: skip
+    return subprocess.Popen([sys.executable, *launch, *words], env=environment(), cwd=REPOSITORY, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+
+
+def finished(run: subprocess.Popen[str]) -> None:
+    said, _ = run.communicate(timeout=600)
+    assert run.returncode == 0, said
+
+
+def fitted_alone(out: Path) -> pd.DataFrame:
+    subprocess.run([sys.executable, *FIT, "--out", str(out)], env=environment(), cwd=REPOSITORY, check=True)
+    return pd.read_csv(out / "manifest.csv")
+
+
+def test_alone_everything_is_ones_own():
+    seen: list[int] = []
+    assert (distributed.size(), distributed.rank()) == (1, 0)
+    assert distributed.device(torch.device("cpu")) == torch.device("cpu")
+    with distributed.world() as tells:
+        assert tells
+        distributed.share(seen.extend, seen.extend, [3, 1, 2])
+    assert seen == [3, 1, 2]
+
+
+def extracted(file: Path) -> np.ndarray:
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 4 * 4, 5))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.linspace(0.01, 1, parameter.numel()).view_as(parameter))
+    return extract(model, pictures, 10, Pixels(4, (0.5,) * 3, (0.25,) * 3), file, torch.device("cpu"), 4)
+
+
+def share_and_extract(folder: Path) -> None:
+    """What the test below runs at every rank."""
+    with distributed.world() as tells:
+        if not tells:
+            return
+        distributed.share(Noting(folder), Noting(folder), [5, 6, 7])
+        with pytest.raises(RunError, match="item 6"):
+            distributed.share(Noting(folder), Refusing(folder), [5, 6, 7])
+        extracted(folder / "features.npy")
+
+
+class Noting:
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __call__(self, items) -> None:
+        for item in items:
+            (self.folder / f"{item}-{distributed.rank()}").touch()
+
+
+class Refusing(Noting):
+    def __call__(self, items) -> None:
+        raise RunError(f"item {items[0]}")
+
+
+def pictures(positions: np.ndarray, side: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (10, side, side, 3)).astype(np.uint8)[positions]
+
+
+@posix
+def test_ranks_share_items_errors_and_features(tmp_path: Path):
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        "import sys; from pathlib import Path; from tests.test_distributed import share_and_extract\n"
+        "share_and_extract(Path(sys.argv[1]))\n",
+        encoding="utf-8",
+    )
+    folder = tmp_path / "several"
+    folder.mkdir()
+    finished(torchrun(str(script), str(folder)))
+    assert {path.name for path in folder.glob("?-?")} == {"5-0", "6-1", "7-0"}
+    np.testing.assert_array_equal(np.load(folder / "features.npy"), extracted(tmp_path / "alone.npy"))
+
+
+@pytest.mark.slow
+@posix
+def test_two_ranks_give_the_verdicts_of_one(tmp_path: Path):
+    finished(torchrun(*FIT, "--out", str(tmp_path / "two")))
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "two" / "manifest.csv"), fitted_alone(tmp_path / "one"))
+
+
+@pytest.mark.slow
+@posix
+def test_a_rank_that_dies_is_started_again(tmp_path: Path):
+    out = tmp_path / "two"
+    run = torchrun(*FIT, "--out", str(out), restarts=3)
+    checkpoint = out / "unfinished" / "learning" / "fold 2 of 9.pt"  # rank 1's
+    while not checkpoint.exists() and run.poll() is None:
+        time.sleep(0.01)
+    os.kill(rank_1(out), signal.SIGKILL)
+    finished(run)
+    pd.testing.assert_frame_equal(pd.read_csv(out / "manifest.csv"), fitted_alone(tmp_path / "one"))
+
+
+def rank_1(out: Path) -> int:
+    """The process of rank 1 that fits into this folder (Linux)."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words, set_to = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if str(out).encode() in words and b"\0RANK=1\0" in b"\0" + set_to:
+            return int(process.name)
+    raise AssertionError("there is no rank 1")
+
+
+@pytest.mark.slow
+@posix
+def test_two_hosts(tmp_path: Path):
+    runs = [torchrun(*FIT, "--out", str(tmp_path / "two"), nodes=2, each=1, port=29_511) for _ in range(2)]
+    for run in runs:
+        finished(run)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "two" / "manifest.csv"), fitted_alone(tmp_path / "one"))
