@@ -81,9 +81,9 @@ def thumbnail(content: bytes, side_px: int) -> Image.Image:
 
 def _with_hashes(facts: ImageFacts, picture: Image.Image) -> ImageFacts:
     """And what is read off the pixels."""
-    pixels = hashlib.blake2b(f"{picture.width}x{picture.height}:".encode(), digest_size=16)
+    pixels = hashlib.sha256(f"{picture.width}x{picture.height}:".encode())  # which processors have instructions for
     pixels.update(np.asarray(picture).data)
-    return replace(facts, width=picture.width, height=picture.height, pixel_digest=pixels.hexdigest(),
+    return replace(facts, width=picture.width, height=picture.height, pixel_digest=pixels.hexdigest()[:32],
                    phash=phash(picture))  # fmt: skip
 
 
@@ -92,7 +92,8 @@ def phash(picture: Image.Image) -> int:
 
     Unsigned; the bits row by row, the first frequency highest, as in the ImageHash library.
     """
-    grey = np.asarray(picture.convert("L").resize((32, 32), Image.Resampling.LANCZOS), dtype=np.float64)
+    small = picture.convert("L").resize((32, 32), Image.Resampling.LANCZOS, reducing_gap=3.0)  # a third of the time
+    grey = np.asarray(small, dtype=np.float64)
     low = (_COSINES @ grey @ _COSINES.T).round(3)  # in a flat picture the rest is noise of the arithmetic
     return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
 
