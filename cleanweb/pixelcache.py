@@ -4,6 +4,7 @@ Takes pictures, gives arrays. A million images at 256 px take 200 GB, at 32 px 3
 for which there is no room are decoded each time they are asked for.
 """
 
+import mmap
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from cleanweb import atomic
 from cleanweb.errors import RunError
 
+_HELD_BYTES = 1 << 28  # of squares, between giving pages back
 Place = tuple[int, int, int]  # number of the file, side in pixels, offset in bytes
 _PLACE = np.dtype([("file", "<i4"), ("side", "<i4"), ("offset", "<i8")])  # side 0: no pixels
 
@@ -29,6 +31,7 @@ class PixelCache:
         """again(i) gives the square of a sample for which there was no room."""
         self.folder, self.index, self.again = Path(folder), index, again
         self._maps: dict[int, np.memmap] = {}
+        self._read = 0  # bytes since pages were given back
 
     @classmethod
     def open(cls, folder: Path) -> "PixelCache":
@@ -68,7 +71,16 @@ class PixelCache:
             if len(square) != size:
                 square = resized(square, size)
             batch[k] = square
+            self._let_go(square.nbytes)
         return batch
+
+    def _let_go(self, n_bytes: int) -> None:
+        """Now and then give back the pages that were read: else all of a large cache counts as this process's memory."""
+        self._read += n_bytes
+        if self._read > _HELD_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+            self._read = 0
+            for mapped in self._maps.values():
+                mapped.base.madvise(mmap.MADV_DONTNEED)  # type: ignore[union-attr]
 
     def _square(self, i: int) -> np.ndarray:
         side = self.side(i)

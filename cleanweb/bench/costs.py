@@ -43,7 +43,7 @@ def speed(
     if as_json:
         echo_json(result)
         return
-    print_table(["figure", "what", "a second", "ratio"], _speed_rows(result["figures"]))
+    print_table(["figure", "what", "a second", "ratio", "by CPU time"], _speed_rows(result["figures"]))
 
 
 def scale(
@@ -103,7 +103,8 @@ def _speed_rows(figures: dict[str, Any], above: str = "") -> list[tuple[object, 
         if not isinstance(found, dict):
             continue
         if "per_second" in found:
-            rows.append((above, name, round(found["per_second"], 1), round(found["ratio"], 2)))
+            rows.append((above, name, round(found["per_second"], 1), round(found["ratio"], 2),
+                         round(found["ratio_by_cpu"], 2)))  # fmt: skip
         else:
             rows += _speed_rows(found, f"{above} {name}".strip())
     return rows

@@ -6,6 +6,7 @@ first: PyTorch as it comes (eager, float32, contiguous), Pillow as it comes (one
 """
 
 import copy
+import os
 import subprocess
 import sys
 import tempfile
@@ -44,18 +45,36 @@ Part = Callable[[], Result]
 
 
 def paired(rounds: int, **runs: Run) -> Result:
-    """Run them in turns: of each the median rate, and the median of its ratio to the first of the same round."""
+    """Run them in turns: of each the median rate, and the median of its ratio to the first of the same round; by the
+    clock, and by the processor's time, in which other programs count for less."""
     rates: dict[str, list[float]] = {name: [] for name in runs}
+    by_cpu: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()  # nobody's first time counts
     for k in range(rounds):
         for name in list(runs)[:: 1 if k % 2 else -1]:
+            started, spent = time.perf_counter(), _cpu_seconds()
             rates[name].append(runs[name]())
-    bare = next(iter(rates.values()))
+            busy = (_cpu_seconds() - spent) / (time.perf_counter() - started)
+            by_cpu[name].append(rates[name][-1] / max(busy, 1e-3))
+    first = next(iter(runs))
     return {
-        name: {"per_second": median(found), "ratio": median(a / b for a, b in zip(found, bare, strict=True))}
-        for name, found in rates.items()
-    } | {"rounds": rounds}  # fmt: skip
+        name: {
+            "per_second": median(rates[name]),
+            "ratio": _median_ratio(rates[name], rates[first]),
+            "ratio_by_cpu": _median_ratio(by_cpu[name], by_cpu[first]),
+        }
+        for name in runs
+    } | {"rounds": rounds}
+
+
+def _median_ratio(rates: list[float], bare: list[float]) -> float:
+    return median(a / b for a, b in zip(rates, bare, strict=True))
+
+
+def _cpu_seconds() -> float:
+    """What this process, its threads and its children that have ended have had of all processors."""
+    return sum(os.times()[:4])
 
 
 def _timed(n: int, work: Callable[[], object], device: torch.device | None = None) -> float:
@@ -197,18 +216,19 @@ def _batches(files: list[Path], size: int) -> Iterator[list[Path]]:
 
 
 def decoding(rounds: int, files: list[Path], scratch: Path, workers: int, side: int = 256) -> Result:
-    """Inspecting all files into the cache, against one thread that only decodes and resizes them, times the cores; with
-    and without JPEG's reduced scales (`draft`) in the bare loop. Files/s; the bare rates are of all cores."""
+    """Inspecting all files into the cache, against one thread that only decodes and resizes them, with and without
+    JPEG's reduced scales (`draft`). Files/s; of_cores: the ratio, divided by the number of cores."""
     n = len(files)
 
     def bare(draft: bool) -> float:
-        return machine.cores() * _timed(n, lambda: [_decoded(file, side, draft) for file in files])
+        return _timed(n, lambda: [_decoded(file, side, draft) for file in files])
 
     def ours() -> float:
         with tempfile.TemporaryDirectory(dir=scratch) as there:
             return _timed(n, lambda: _inspected(files, Path(there), workers, side))
 
-    return paired(rounds, bare=lambda: bare(False), bare_draft=lambda: bare(True), ours=ours)
+    found = paired(rounds, bare=lambda: bare(False), bare_draft=lambda: bare(True), ours=ours)
+    return found | {"of_cores": found["ours"]["ratio"] / machine.cores()}
 
 
 def _decoded(file: Path, side: int, draft: bool = False) -> np.ndarray:

@@ -1,0 +1,116 @@
+"""What measures the costs measures them rightly, and the crowd it is measured on is what it says."""
+
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from cleanweb import readers
+from cleanweb.bench import crowd, scale, speed
+from cleanweb.bench.sources import read_source
+from cleanweb.cli import app
+from cleanweb.errors import UsageError
+from cleanweb.images import inspect_one
+from cleanweb.records import Status
+
+
+def size(n: int, seconds: float, main_mb: float) -> dict[str, object]:
+    return {"images": n, "stages": {"read": {"seconds": seconds, "peak_mb": 1.0, "main_mb": main_mb}}}
+
+
+def test_exponents_are_those_of_the_growth():
+    exponents = scale.growth([size(100_000, 200.0, 1), size(1_000, 2.0, 1), size(10_000, 4.0, 1)])["read"]
+    assert exponents == pytest.approx([math.log10(2), math.log10(50)])
+    assert scale.growth([size(10, 0.0, 1), size(100, 1.0, 1)])["read"] == [None]
+    assert scale.bytes_an_image(size(1_000, 1, 100), size(1_001_000, 1, 300)) == pytest.approx(200 * 2**20 / 1e6)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux's books")
+def test_each_stage_is_booked_with_its_time_and_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def read() -> int:
+        held = np.ones(30 * 2**20, np.uint8)
+        time.sleep(0.35)
+        return len(held)
+
+    class Place:
+        first = staticmethod(read)
+        second = staticmethod(lambda: Place.first() and time.sleep(0.2))
+
+    monkeypatch.setattr(scale, "STAGES", {"first": (Place, "first"), "second": (Place, "second")})
+    with scale.books(tmp_path / "books.json") as kept:
+        before, began = scale._anonymous_mb(), kept.since
+        assert Place.second() is None
+    found = kept.stages
+    assert found["first"].seconds >= 0.35
+    assert found["second"].seconds >= 0.2
+    took = time.perf_counter() - began
+    assert sum(stage.seconds for stage in found.values()) <= took  # the first is not counted in the second, too
+    assert found["first"].main_mb > before + 25
+    assert found["first"].peak_mb >= found["first"].main_mb / 2
+    assert Place.first is read
+
+
+def test_pairs_are_run_in_turns_and_told_by_their_medians():
+    order: list[str] = []
+    rates = {"bare": iter([9, 1, 2, 4]), "ours": iter([9, 3, 8, 2])}
+
+    def run(name: str) -> float:
+        order.append(name)
+        return next(rates[name])
+
+    told = speed.paired(3, bare=lambda: run("bare"), ours=lambda: run("ours"))
+    assert (told["ours"]["per_second"], told["ours"]["ratio"]) == (3, 3)  # of 3, 4 and 0.5
+    assert told["bare"]["ratio"] == 1
+    assert order == ["bare", "ours", "ours", "bare", "bare", "ours", "ours", "bare"]
+
+
+def test_rows_of_a_made_manifest_are_what_a_manifest_takes(tmp_path: Path):
+    told = speed.manifests(1, 1000, tmp_path)
+    assert told["rows"] == 1000
+    assert told["write"]["ours"]["per_second"] > 0
+    assert told["sql"]["sql"]["per_second"] > 0
+
+
+def test_a_crowd_is_a_crawl_of_variants_some_of_them_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(crowd, "SHARD", 90)
+    source = _clean(tmp_path / "clean")
+    crowd.write(source, 200, 0, tmp_path / "crowd", 1)
+    crawl = readers.read(tmp_path / "crowd")
+    assert [file.name for file in sorted((tmp_path / "crowd").iterdir())] == [
+        f"crawl-0000{k}.parquet" for k in range(3)
+    ]
+    assert len(crawl.samples) == 200
+    found = [inspect_one(content)[0] for _, content in readers.contents(crawl.samples)]
+    assert all(facts.status in (Status.OK, Status.TRUNCATED) for facts in found)
+    digests = [facts.pixel_digest for facts in found if facts.status == Status.OK]
+    assert len(set(digests)) == len(digests) > 150
+    monkeypatch.setattr(crowd, "BROKEN", 1.0)
+    broken = crowd._variant(Image.new("RGB", (32, 32), "red"), np.random.default_rng(0))
+    assert inspect_one(broken)[0].status == Status.TRUNCATED
+    with pytest.raises(UsageError, match="pictures"):
+        crowd.write(source, 10_000, 0, tmp_path / "larger", 1)
+
+
+def _clean(folder: Path):
+    rng = np.random.default_rng(0)
+    for i in range(30):
+        place = folder / "abc"[i % 3] / f"{i}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).resize((40, 40)).save(place)
+    return read_source(folder)
+
+
+def test_speed_speaks_json_and_knows_its_figures(tmp_path: Path):
+    words = ["bench", "speed", "--only", "start", "--rounds", "1", "--json", "--out", str(tmp_path / "speed.json")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert set(told["figures"]) == {"start"}
+    assert {"versions", "commit", "hardware"} <= set(told)
+    assert json.loads((tmp_path / "speed.json").read_text()) == told
+    assert CliRunner().invoke(app, ["bench", "speed", "--only", "nothing"]).exit_code == 2
