@@ -75,7 +75,7 @@ class PixelCache:
         return batch
 
     def _let_go(self, n_bytes: int) -> None:
-        """Now and then give back the pages that were read: else all of a large cache counts as this process's memory."""
+        """Now and then give back the pages that were read: else a large cache counts as this process's memory."""
         self._read += n_bytes
         if self._read > _HELD_BYTES and hasattr(mmap, "MADV_DONTNEED"):
             self._read = 0
