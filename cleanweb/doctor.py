@@ -113,11 +113,12 @@ def probe(code: str = PROBE, patience_s: float = PATIENCE_S) -> dict[str, dict[s
         done = subprocess.run(command, capture_output=True, timeout=patience_s, stdin=subprocess.DEVNULL,
                               check=False)  # fmt: skip
         output, end = done.stdout, f"the process ended with exit code {done.returncode}" if done.returncode else ""
-    except subprocess.TimeoutExpired as late:
-        output, end = late.stdout or b"", f"took longer than {patience_s:g} s"
+    except subprocess.TimeoutExpired as slow:
+        output, end = slow.stdout or b"", f"took longer than {patience_s:g} s"
     except OSError as error:
         output, end = b"", str(error)
-    found: dict[str, dict[str, Any]] = {"end": {"error": end}} if end else {}
+    late = end.startswith("took longer")
+    found: dict[str, dict[str, Any]] = {"end": {"error": end, "late": late}} if end else {}
     for line in output.decode(errors="replace").splitlines():
         if line.startswith("{"):
             found |= json.loads(line)
@@ -132,6 +133,8 @@ def _of(name: str, probed: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def check_torch(probed: dict[str, dict[str, Any]]) -> Finding:
     """torch and torchvision import, and fit: torchvision's own operators are there and run."""
     name, torch, vision = "torch, torchvision", _of("torch", probed), _of("torchvision", probed)
+    if torch.get("late") or vision.get("late"):
+        return _late(name, vision)
     if "error" in torch:
         advice = "Install it: pip install torch torchvision." if "No module" in torch["error"] else REINSTALL
         return Finding(name, False, f"import torch fails: {_first_line(torch['error'])}", advice)
@@ -142,10 +145,18 @@ def check_torch(probed: dict[str, dict[str, Any]]) -> Finding:
     return Finding(name, True, f"{pair}, torchvision {vision['version']}")
 
 
+def _late(name: str, found: dict[str, Any]) -> Finding:
+    """A slow import says nothing of what is wrong."""
+    advice = "The machine is busy, or its disk is slow: nothing is known to be wrong. Try again when less is running."
+    return Finding(name, None, f"the import {found['error']}", advice)
+
+
 def check_library(name: str, probed: dict[str, dict[str, Any]]) -> Finding:
     found = _of(name, probed)
     if "error" not in found:
         return Finding(name, True, found["version"])
+    if found.get("late"):
+        return _late(name, found)
     if name == "timm" and "error" in _of("torchvision", probed):
         return Finding(name, None, "cannot be imported before torch and torchvision fit")
     return Finding(name, False, _first_line(found["error"]), f"pip install --upgrade {name}")

@@ -69,7 +69,10 @@ def test_a_torch_that_is_not_there(probe_with):
 
 def test_an_import_that_hangs_ends():
     probed = doctor.probe('import time; print(\'{"duckdb": {"version": "1"}}\', flush=True); time.sleep(60)', 2)
-    assert "took longer than 2 s" in doctor.check_torch(probed).found
+    finding = doctor.check_torch(probed)
+    assert "took longer than 2 s" in finding.found
+    assert (finding.ok, "Try again" in finding.advice) == (None, True)  # nothing is to be installed anew
+    assert doctor.check_library("timm", probed).ok is None
     assert doctor.check_library("duckdb", probed).ok
 
 
