@@ -183,9 +183,10 @@ def _complete(con: Connection, file: Path, to_change: bool = False) -> None:
         return
     with _words_of(file):
         found = _parts(con, file)
-        if found and is_address(found[0]) and not con.filesystem_is_registered(_ELSEWHERE):
-            con.register_filesystem(bridge())
-        if all(is_address(part) or Path(part).exists() for part in found):  # else their own view tells
+        if is_address(found[0]):
+            if not con.filesystem_is_registered(_ELSEWHERE):
+                con.register_filesystem(bridge())
+        elif all(Path(part).exists() for part in found):  # else the file's own views tell
             for name, query in parts.views(found):
                 con.execute(f"CREATE TEMP VIEW {name} AS {query}")
 

@@ -223,8 +223,9 @@ def _make_views(con: duckdb.DuckDBPyConnection, folder: Path, location: str, n: 
         con.execute(f"BEGIN; {'; '.join(made)}; COMMIT")
         con.execute("RESET file_search_path")
     con.execute("INSERT INTO image_location VALUES (?, ?)", [location, n])
-    for name, query in parts.views(parts.files(location, n, folder)):
-        con.execute(f"CREATE TEMP VIEW {name} AS {query}")
+    if not is_address(location):
+        for name, query in parts.views(parts.files(location, n, folder)):
+            con.execute(f"CREATE TEMP VIEW {name} AS {query}")
     again = con.execute("SELECT sample_id FROM images GROUP BY 1 HAVING count(*) > 1 LIMIT 1").fetchone()
     if again:
         raise ValueError(f"manifest: the sample_id {again[0]!r} is there twice")

@@ -3,8 +3,8 @@
     cleanweb-run/manifest-parts/1f3a9c02/images-00000.parquet     `ROWS` rows, each with its number in `place`
 
 In manifest.duckdb `images` is then a view: over the parts, which may also lie at an address, and over `image_changes`,
-the rows that people have changed since the parts were written. In the file the view names them as they are found from
-the run folder; whoever opens it through cleanweb has views that find them from anywhere.
+the rows that people have changed since the parts were written. In the file the view names parts of the run folder as
+they are found from there; whoever opens it through cleanweb has views that find them from anywhere.
 """
 
 import json
@@ -43,6 +43,11 @@ def view_in_file(location: str, n: int) -> Iterator[str]:
     yield "COMMENT ON COLUMN image_parts.place IS 'Number of the row, from 0'"
     for name, (_, comment) in _IMAGES.items():
         yield f"COMMENT ON COLUMN image_parts.{name} IS {quoted(comment)}"
+    yield f"CREATE VIEW numbered_images AS {made['numbered_images']}"
+    yield "COMMENT ON VIEW numbered_images IS 'images, with the number of each row'"
+    yield "COMMENT ON COLUMN numbered_images.rowid IS 'Number of the row, from 0'"
+    for name, (_, comment) in _IMAGES.items():
+        yield f"COMMENT ON COLUMN numbered_images.{name} IS {quoted(comment)}"
     yield f"CREATE VIEW images AS {made['images']}"
 
 

@@ -163,6 +163,7 @@ def test_fit_keeps_them_where_it_is_told(crawl: Path, tmp_path: Path) -> None:
     assert not os.path.exists(tmp_path / "other")  # noqa: PTH110
 
 
+@pytest.mark.slow
 def test_a_run_in_place_of_another_leaves_what_an_earlier_manifest_names(crawl: Path, split: Path) -> None:
     reviews.decide(split, ["red/02.png"], "ood", who="ann")
     code, _, err = command("fit", crawl, "--out", split, "--backbone", "cnn5", "--epochs", 1, "--workers", 0,
