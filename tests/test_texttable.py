@@ -101,6 +101,7 @@ def test_memory_does_not_grow_with_the_table(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_ten_million_rows_are_read_in_the_memory_of_few(tmp_path: Path, kind: str) -> None:
     """In a process of its own: what it holds at most, in MB, is told by the operating system."""
