@@ -108,6 +108,7 @@ def test_ranks_share_items_errors_and_features(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @posix
 def test_two_ranks_give_the_verdicts_of_one(tmp_path: Path):
     finished(torchrun(*FIT, "--out", str(tmp_path / "two")))
@@ -115,6 +116,7 @@ def test_two_ranks_give_the_verdicts_of_one(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @posix
 def test_a_rank_that_dies_is_started_again(tmp_path: Path):
     out = tmp_path / "two"
@@ -140,6 +142,7 @@ def rank_1(out: Path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @posix
 def test_two_hosts(tmp_path: Path):
     runs = [torchrun(*FIT, "--out", str(tmp_path / "two"), nodes=2, each=1, port=29_511) for _ in range(2)]
