@@ -65,7 +65,8 @@ def test_every_status_that_a_file_can_have_is_reached(tmp_path, monkeypatch):
         status(encoded(scene(50, 50)))[0],
         status(b"GIF89a\0\0\0\0;")[0],
     }
-    reader_finds = {Status.UNLABELED, Status.UNLISTED, Status.REPEATED, Status.CONFLICTING, Status.OUTSIDE}
+    reader_finds = {Status.UNLABELED, Status.UNLISTED, Status.REPEATED, Status.CONFLICTING, Status.OUTSIDE,
+                        Status.NOT_DOWNLOADED}  # fmt: skip
     monkeypatch.undo()
     reached |= {status(jpeg[: len(jpeg) // 2])[0]}
     assert reached == set(Status) - reader_finds
