@@ -6,8 +6,9 @@ Idea     Wrong labels are learned late. After a warm-up, a mixture of two Gaussi
          divide for each other, so that neither confirms its own mistakes.
 Symbols  clean (n,): w, probability that a label is right, as the other network's losses tell it; x: batch of samples
          that keep their labels; u: batch of the others.
-Expected On 10,000 CIFAR-100 images (16 classes, 4 foreign, 20 % flips), cnn5, 15 epochs, seed 0: macro-F1 64.5, classifier
-         66.9 % (bench/results/scaled-sym20-0-dividemix-auto-cnn5-full-15-1a1589.json). Below plain cross-entropy there.
+Expected On 10,000 CIFAR-100 images (16 classes, 4 foreign, 20 % flips), cnn5, 15 epochs, seed 0: macro-F1 64.5,
+         classifier 66.9 % (bench/results/scaled-sym20-0-dividemix-auto-cnn5-full-15-1a1589.json). Below plain
+         cross-entropy there.
 
 Departures
 - λ_u is not chosen for the noise. The authors take 0 to 150 by hand, on the mean over classes: about 2 a class where
