@@ -21,6 +21,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("the bench's commands", {"bench/commands"}),
     ("commands", {"commands", "commands/*", "bench/*"}),
     ("the story", {"pipeline", "retagging", "exporting", "modelexport", "prediction", "doctor"}),
+    ("what is there", {"inspection"}),
     ("ways to learn", {"tune", "plan"}),
     ("what they start from", {"features", "pretrain", "crossfit", "cachefolder"}),
     ("what people decided", {"carried"}),

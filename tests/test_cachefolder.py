@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cleanweb import cachefolder, pipeline, runlock
+from cleanweb import cachefolder, inspection, pipeline, runlock
 from cleanweb.errors import MachineError, RunError, UsageError
 from cleanweb.pixelcache import PixelCache
 from cleanweb.readers import read
@@ -29,7 +29,7 @@ def crawl_of(folder: Path, n: int = 6) -> list[Sample]:
 
 def inspected(folder: Path, samples: list[Sample], room: int | None = None) -> PixelCache:
     with cachefolder.kept(folder, samples, SIDE, room) as place:
-        cache = pipeline.inspect(samples, place, SIDE, 0, silent, room)[1]
+        cache = inspection.inspect(samples, place, SIDE, 0, silent, room)[1]
     cache.again = cachefolder.Again(samples, SIDE)
     return cache
 

@@ -184,6 +184,14 @@ def test_estimates_by_hand():
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
+def test_a_run_that_tells_no_noise_rate_is_neither_right_nor_wrong():
+    nothing = (np.nan, np.nan, np.nan)
+    told = estimates({"": nothing, "cat": nothing, "dog": nothing}, [("cat", "cat", 1.0), ("dog", "dog", 1.0)])
+    found = judge_estimates(told, tables(BY_HAND)[1])
+    assert (found["noise_low"], found["noise_high"], found["noise_held"]) == (None, None, None)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
 def test_a_run_that_estimates_what_is_true_is_right():
     truth = tables(BY_HAND)[1]
     flow = [("cat", "cat", 1 / 2), ("cat", "dog", 1 / 2), ("dog", "cat", 2 / 3), ("dog", "dog", 1 / 3), ("", "dog", 1)]

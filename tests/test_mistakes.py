@@ -107,7 +107,7 @@ def test_another_network_than_asked_for_is_told_before_training(here: Path, monk
     def stop(*_: object, **__: object) -> None:
         raise CrawlError("enough")
 
-    monkeypatch.setattr(pipeline, "inspect", stop)
+    monkeypatch.setattr(pipeline.inspection, "inspect", stop)
     told = []
     for words in ((), ("--quiet",)):
         code, _, err = cleanweb("fit", "crawl", "--out", "new", "--backbone", "resnet18.a1_in1k", *words)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cleanweb import pipeline
+from cleanweb import inspection, pipeline
 from cleanweb.errors import CrawlError, MachineError, RunError, UsageError
 from cleanweb.methods import Method
 from cleanweb.settings import Settings
@@ -108,14 +108,14 @@ def test_a_crawl_of_broken_files_is_an_error_in_words(tmp_path: Path) -> None:
 def test_more_classes_than_the_memory_holds_are_refused_before_anything_is_learned(
     crawl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "free_memory", lambda: 1000)
+    monkeypatch.setattr(inspection, "free_memory", lambda: 1000)
     words = r"48 images of 3 classes need .* GB of memory at least, and 0\.0 GB are free"
     with pytest.raises(MachineError, match=words):
         pipeline.fit(Settings(source=crawl, out=tmp_path / "run", backbone="cnn5", workers=0, device="cpu"))
-    monkeypatch.setattr(pipeline, "free_memory", lambda: None)  # not told: it is tried
-    pipeline.refuse_too_many(10**9, 10**6)
-    monkeypatch.setattr(pipeline, "free_memory", lambda: 8 << 30)
-    pipeline.refuse_too_many(20_000, 10_000)
+    monkeypatch.setattr(inspection, "free_memory", lambda: None)  # not told: it is tried
+    inspection.refuse_too_many(10**9, 10**6)
+    monkeypatch.setattr(inspection, "free_memory", lambda: 8 << 30)
+    inspection.refuse_too_many(20_000, 10_000)
 
 
 def test_one_class_among_the_readable_is_an_error_in_words(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cleanweb
-from cleanweb import exporting, manifest, pipeline, readers, tarmembers
+from cleanweb import exporting, inspection, manifest, readers, tarmembers
 from cleanweb.errors import CrawlError, UsageError
 from cleanweb.records import Status, silent
 from tests.test_cli import cleanweb as command
@@ -438,8 +438,8 @@ def test_images_that_are_not_what_was_downloaded_are_noted(written: Path, tmp_pa
     for format, told in (("webdataset", {}), ("untouched", {0})):
         samples = list(readers.read(written / format).samples)
         samples[0] = replace(samples[0], sha256="0" * 64) if told else samples[0]
-        facts, _ = pipeline.inspect(samples, tmp_path / format, 24, 0, silent)
-        assert pipeline.not_as_downloaded(samples, facts).keys() == set(told)
+        facts, _ = inspection.inspect(samples, tmp_path / format, 24, 0, silent)
+        assert inspection.not_as_downloaded(samples, facts).keys() == set(told)
 
 
 def test_the_columns_are_in_the_manifest(written: Path, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def judge_estimates(tables: Mapping[str, pd.DataFrame], truth: pd.DataFrame) -> 
 
     tables: the manifest's, by name. The noise rate's interval; whether it holds the true rate of the kept pictures,
     and the share of classes whose interval holds theirs; the mean absolute error of P(given label | true class) over
-    the classes that are there, and over the images of none.
+    the classes that are there, and over the images of none. None where the run tells no rate.
     """
     kept = tables["images"].merge(truth[["path", "truth"]].fillna(""), on="path")
     kept = kept[kept["duplicate_of"].isna() & kept["p_clean"].notna()]
@@ -65,11 +65,12 @@ def judge_estimates(tables: Mapping[str, pd.DataFrame], truth: pd.DataFrame) -> 
     flow = tables["transition_matrix"].fillna({"true_label": ""})
     estimated = flow.pivot(index="true_label", columns="given_label", values="p_given")
     estimated = estimated.reindex(index=true.index, columns=true.columns).fillna(0.0)
+    told = bool(pd.notna(run["noise_low"]))  # not where nothing can be judged
     low, high = float(run["noise_low"]), float(run["noise_high"])
     return {
-        "noise_low": low,
-        "noise_high": high,
-        "noise_held": bool(low <= wrong.mean() <= high),
+        "noise_low": low if told else None,
+        "noise_high": high if told else None,
+        "noise_held": bool(low <= wrong.mean() <= high) if told else None,
         "class_noise_held": _mean((bounds["noise_low"] <= by_class) & (by_class <= bounds["noise_high"])),
         "transition_error": float(np.abs(estimated - true).to_numpy().mean()),
     }

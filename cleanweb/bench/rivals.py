@@ -26,7 +26,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cleanweb import manifest, pipeline, readers, tables
+from cleanweb import inspection, manifest, readers, tables
 from cleanweb.bench import metrics, record
 from cleanweb.bench.record import Result
 from cleanweb.bench.trial import Trial
@@ -199,7 +199,7 @@ def _features(trial: Trial, scored: np.ndarray, progress: Progress) -> np.ndarra
     settings, side = trial.settings, loaded_side(trial.pixels.size_px)
     samples = readers.read(settings.source, settings.labels).samples
     with tempfile.TemporaryDirectory() as scratch:
-        _, cache = pipeline.inspect(samples, Path(scratch), side, settings.workers, progress)
+        _, cache = inspection.inspect(samples, Path(scratch), side, settings.workers, progress)
         stored = extract(
             trial.backbone.build(0),
             lambda at, size: cache.load(scored[at], size),

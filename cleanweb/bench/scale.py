@@ -20,7 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from cleanweb import atomic, carried, manifest, pipeline, readers, retagging, score, tune
+from cleanweb import atomic, carried, inspection, manifest, pipeline, readers, retagging, score, tune
 from cleanweb.bench.record import Result, commit, hardware, versions
 from cleanweb.errors import MachineError
 from cleanweb.network import Backbone, save_classifier
@@ -32,8 +32,8 @@ _MB = 2**20
 # stage → what does it, looked up when it is called
 STAGES: dict[str, tuple[Any, str]] = {
     "read": (readers, "read"),
-    "inspect": (pipeline, "inspect"),
-    "duplicates": (pipeline, "copies_among"),
+    "inspect": (inspection, "inspect"),
+    "duplicates": (inspection, "copies_among"),
     "features": (tune, "extract"),
     "learn": (tune.Head, "learn"),
     "score": (score, "score"),

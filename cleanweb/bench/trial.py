@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cleanweb import atomic, machine, manifest, pipeline, plan, readers
+from cleanweb import atomic, inspection, machine, manifest, pipeline, plan, readers
 from cleanweb.bench import metrics, record
 from cleanweb.bench.record import Result
 from cleanweb.bench.worlds import Made
@@ -125,7 +125,7 @@ class CleanImages:
         self.labels = [sample.given_label for sample in samples]
         self.pixels, self.device = trial.pixels, trial.device
         size, workers = trial.pixels.size_px, trial.settings.workers
-        self.cache = pipeline.inspect(samples, scratch, size, workers, silent)[1]
+        self.cache = inspection.inspect(samples, scratch, size, workers, silent)[1]
 
     @torch.inference_mode()
     def accuracy(self, predict: Callable[[Tensor], Tensor], classes: list[str]) -> float:

@@ -1,0 +1,110 @@
+"""What is there: the facts of every image, which are copies of others, which can be learned from, and what has become
+of them since. Trouble with one file is a row; only a crawl of which nothing can be used is an error."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cleanweb import checkpoint, duplicates, images, machine, readers, remote
+from cleanweb.errors import CrawlError, MachineError
+from cleanweb.pixelcache import PixelCache
+from cleanweb.records import CLOSED, ImageFacts, Progress, Sample, Status
+from cleanweb.settings import fingerprint_of_all
+from cleanweb.workers import free_memory
+
+
+def inspect(
+    samples: Sequence[Sample],
+    pixels: Path,
+    side_px: int,
+    workers: int | None,
+    progress: Progress,
+    room_bytes: int | None = None,
+) -> tuple[Sequence[ImageFacts], PixelCache]:
+    """Facts of every sample, and the pixels, which are kept in the folder `pixels` as far as there is room; a row that
+    names a path again has its first row's facts."""
+    total = sum(sample.status not in CLOSED for sample in samples)
+    workers = machine.cores() if workers is None else workers
+    contents = readers.contents(samples)
+    found, cache = images.inspect(contents, total, pixels, side_px, workers, progress, room_bytes)
+    assert cache is not None, "there is a folder for it"
+    words = set[str]()
+    for fact in found.values():
+        if fact.status == Status.OK:
+            break
+        words.add(fact.error)
+    else:
+        raise CrawlError(f"None of the {total} files can be read: {'; '.join(sorted(words)[:3])}.")
+    numbers = np.arange(len(samples))
+    for i, first in duplicates.first_rows(samples).items():
+        numbers[i] = first
+    return found.of(numbers), cache
+
+
+def copies_among(
+    samples: Sequence[Sample], facts: Sequence[ImageFacts], cache: PixelCache, folder: Path
+) -> tuple[np.ndarray, list[str]]:
+    """The index of each sample's kept copy (n,), and what kind of copy it is; looked for once, and kept in `folder`."""
+    file = folder / f"copies-{fingerprint_of_all(fact.pixel_digest for fact in facts)}.npz"
+
+    def look() -> dict[str, np.ndarray]:
+        found = duplicates.group(samples, facts, duplicates.picture_comparison(cache.load))
+        return {"kept": found.kept, "kind": np.array(found.kind, np.str_)}
+
+    found = checkpoint.once(file, look)
+    return found["kept"], found["kind"].tolist()
+
+
+def changes(samples: Sequence[Sample], facts: Sequence[ImageFacts]) -> dict[int, str]:
+    """What has become of files since they were read, in words, by sample index: verdicts are about what was read."""
+    there = functools.cache(lambda file: Path(file).exists())
+
+    def change(sample: Sample, fact: ImageFacts) -> str:
+        if remote.is_address(sample.file):  # not asked again
+            return ""
+        if sample.row is None:
+            return images.changed_since(Path(sample.file), fact)
+        return "" if there(sample.file) else f"the file that held it, {sample.file}, has vanished since it was read"
+
+    found = ((i, change(sample, facts[i])) for i, sample in enumerate(samples) if facts[i].status == Status.OK)
+    return {i: words for i, words in found if words}
+
+
+def not_as_downloaded(samples: Sequence[Sample], facts: Sequence[ImageFacts]) -> dict[int, str]:
+    """Which images are not the bytes that were downloaded, in words, by sample index. Where none of them is, they were
+    resized or written anew by the crawler, and that is no news of any."""
+    known = {i: s.sha256.lower() for i, s in enumerate(samples) if s.sha256 and facts[i].sha256}
+    other = {i: f"not the bytes that were downloaded: their SHA-256 was {sha256}" for i, sha256 in known.items()
+             if sha256 != facts[i].sha256}  # fmt: skip
+    return other if len(other) < len(known) else {}
+
+
+def to_score(samples: Sequence[Sample], facts: Sequence[ImageFacts], kept: np.ndarray) -> np.ndarray:
+    """The samples to train on and score: readable, and not a copy of another; with a label or without: indices (m,)."""
+    named_again = (Status.REPEATED, Status.CONFLICTING)
+    usable = [
+        fact.status == Status.OK and sample.status not in named_again
+        for sample, fact in zip(samples, facts, strict=True)
+    ]
+    return np.flatnonzero(np.array(usable) & (kept == np.arange(len(samples))))
+
+
+def refuse_too_many(n: int, c: int) -> None:
+    """Raises MachineError where the probabilities of n images and c classes cannot be held: now, not in some hours."""
+    needed, free = 4 * c * (3 * n + 3 * c), free_memory()  # while it is decided (`verdict.py`), at least
+    if free is not None and needed > free:
+        raise MachineError(
+            f"{n:,} images of {c:,} classes need {needed / 1e9:,.1f} GB of memory at least, and {free / 1e9:,.1f} GB "
+            "are free here. Leave out classes of a few images, whose labels cannot be judged, or take a larger machine."
+        )
+
+
+def encode(labels: Sequence[str | None], classes: list[str] | None = None) -> tuple[list[str], np.ndarray]:
+    """The class names, sorted, and each label's place among them, −1 where there is none: (n,) int64."""
+    classes = sorted({label for label in labels if label is not None}) if classes is None else classes
+    if len(classes) < 2:
+        raise CrawlError(f"There are {len(classes)} classes among the readable images: at least two are needed.")
+    place = {label: i for i, label in enumerate(classes)}
+    return classes, np.array([-1 if label is None else place[label] for label in labels], np.int64)
