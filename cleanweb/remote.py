@@ -30,9 +30,14 @@ T = TypeVar("T")
 TRIES, FIRST_WAIT_S = 5, 0.5  # so that 7.5 s and a bit pass before something is given up
 WINDOW_BYTES = 4 << 20  # what is fetched at once of a file that is read from its beginning to its end
 AT_ONCE = 16  # single files
+MOST_BYTES = 500_000_000  # of a single file, as on the disk
 _ADDRESS = re.compile(r"(s3|s3a|gs|gcs|hf|https?)://", re.IGNORECASE)
 _FOR_GOOD = (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError, ImportError)
 _TELL_KEYS = ("botocore", "aiobotocore", "s3fs", "gcsfs", "fsspec", "urllib3", "aiohttp", "asyncio", "google")
+
+
+class TooLarge(OSError):
+    """A file that is too large for an image."""
 
 
 def is_address(place: object) -> bool:
@@ -170,8 +175,28 @@ def _refused(error: Exception) -> bool:
 
 
 def fetch(url: str) -> bytes:
-    """A whole file."""
-    return patiently(url, lambda: _store(url).cat_file(url))
+    """A whole file. Raises TooLarge where it has more bytes than an image may have: an answer need not end."""
+    content = patiently(url, partial(_first, _store(url), url, MOST_BYTES + 1))
+    if len(content) > MOST_BYTES:
+        raise TooLarge(f"{url} is larger than {MOST_BYTES:,} bytes")
+    return content
+
+
+def _first(store: "AbstractFileSystem", url: str, n: int) -> bytes:
+    """The first n bytes of a file, or all of it, in one request."""
+    if url.startswith("http"):  # a web server need not serve parts, nor say a size
+        with store.open(url, "rb", block_size=0, size=1) as answer:
+            content = bytearray()
+            while len(content) < n and (more := answer.read(min(n - len(content), WINDOW_BYTES))):
+                content += more
+            return bytes(content)
+    try:
+        first: bytes = store.cat_file(url, start=0, end=n)
+    except Exception:  # an object store gives no part of nothing, each in its own words
+        if store.info(url)["size"] == 0:
+            return b""
+        raise
+    return first
 
 
 def fetch_part(url: str, start: int, end: int) -> bytes:
@@ -201,6 +226,8 @@ def _fetched(url: str) -> bytes | Unread:
         return fetch(url)
     except FileNotFoundError:
         return Unread(Status.MISSING, "no such file")
+    except TooLarge as error:
+        return Unread(Status.TOO_LARGE, str(error))
     except OSError as error:
         return Unread(Status.ERROR, str(error))
 

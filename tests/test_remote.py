@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import cleanweb
-from cleanweb import exporting, manifest, readers, remote, reviews
+from cleanweb import exporting, images, manifest, readers, remote, reviews
 from cleanweb.errors import CrawlError, MachineError, UsageError
 from cleanweb.records import Status
 from cleanweb.remote import Remote, place
@@ -145,6 +145,19 @@ def test_a_single_image_that_stays_unreadable_is_a_row(server: Server) -> None:
     assert server.asked["/classes/red/3.jpg"] == 1  # asking again is in vain
 
 
+def test_a_file_that_is_too_large_is_a_row_and_not_taken_whole(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert remote.MOST_BYTES == images.MAX_BYTES
+    crawl = readers.read(place(f"{server.url}/classes"))
+    sizes = {name: len(content) for name, content in found(crawl).items()}
+    monkeypatch.setattr(remote, "MOST_BYTES", sorted(sizes.values())[4])
+    server.asked.clear()
+    contents = found(crawl)
+    too_large = {name for name, content in contents.items() if not isinstance(content, bytes)}
+    assert too_large == {name for name, size in sizes.items() if size > remote.MOST_BYTES}
+    assert {contents[name].status for name in too_large} == {Status.TOO_LARGE}
+    assert set(server.asked.values()) == {1}  # one request a file
+
+
 def test_a_server_that_serves_no_parts_is_told(server: Server) -> None:
     server.parts = False
     crawl = readers.read(place(f"{server.url}/wds/wds-000000.tar"))
@@ -262,6 +275,15 @@ def test_a_crawl_in_an_object_store_is_the_same_as_on_disk(written: Path, store:
     here, there = readers.read(written / source), readers.read(place(f"{store}/{source}"))
     assert rows(there) == rows(here)
     assert found(there) == found(here)
+
+
+@pytest.mark.slow
+def test_no_more_of_an_object_is_taken_than_an_image_may_have(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote._store(store).pipe({f"{store}/sizes/0": b"", f"{store}/sizes/9": b"9" * 9})
+    assert [remote.fetch(f"{store}/sizes/{n}") for n in (0, 9)] == [b"", b"9" * 9]
+    monkeypatch.setattr(remote, "MOST_BYTES", 8)
+    with pytest.raises(remote.TooLarge, match="larger than 8 bytes"):
+        remote.fetch(f"{store}/sizes/9")
 
 
 @pytest.mark.slow
