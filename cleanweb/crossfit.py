@@ -193,11 +193,11 @@ def _fit_all(way: Fitting, with_features: bool) -> None:
     The last one is left out where it is watched: who watches is in this process."""
     task, lesson = way.task, way.lesson
     mine = range(lesson.n_networks if task.watch is methods.unwatched else lesson.n_networks - 1)
-    todo = [k for k in mine if not (task.folder / _believed_file(k)).exists()]
+    left = [k for k in mine if not (task.folder / _believed_file(k)).exists()]
     alone = replace(task, progress=silent, watch=methods.unwatched)
     elsewhere = partial(_fit_share, _made(way), alone, lesson, with_features)
-    progress = _summed(task.progress, lesson.n_networks, len(mine) - len(todo))
-    distributed.share(lambda share: _fit_at_once(way, with_features, share, progress), elsewhere, todo)
+    progress = _summed(task.progress, lesson.n_networks, len(mine) - len(left))
+    distributed.share(lambda share: _fit_at_once(way, with_features, share, progress), elsewhere, left)
 
 
 def _fit_share(make: Make, task: Task, lesson: Lesson, with_features: bool, share: Sequence[int]) -> None:

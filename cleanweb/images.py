@@ -26,11 +26,10 @@ from cleanweb.errors import MachineError
 from cleanweb.journal import Journal
 from cleanweb.packed import Facts
 from cleanweb.pixelcache import PixelCache
-from cleanweb.records import NOTICE, ImageFacts, Progress, Status, Unread
+from cleanweb.records import MOST_BYTES, NOTICE, ImageFacts, Progress, Status, Unread
 from cleanweb.workers import Failed, memory_share, run
 
 MAX_PIXELS = 178_956_970  # what Pillow too calls a decompression bomb: 512 MiB of RGB
-MAX_BYTES = 500_000_000
 # Decoders that run other programs, open whatever they hold with any decoder (IPTC: a PostScript drawing, say), or are
 # stubs that wait for a handler: never opened, so nothing can be run.
 REFUSED = {"BUFR", "EPS", "FPX", "GRIB", "HDF5", "IPTC", "MIC", "MPEG", "WMF"}
@@ -117,8 +116,8 @@ def _read(content: Path | bytes | Unread) -> bytes:
 def _check_bytes(n: int) -> None:
     if n == 0:
         raise _Trouble(Status.EMPTY, "zero bytes")
-    if n > MAX_BYTES:
-        raise _Trouble(Status.TOO_LARGE, f"{n:,} bytes; the limit is {MAX_BYTES:,}")
+    if n > MOST_BYTES:
+        raise _Trouble(Status.TOO_LARGE, f"{n:,} bytes; the limit is {MOST_BYTES:,}")
 
 
 def _open(data: bytes) -> Image.Image:

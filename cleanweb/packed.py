@@ -1,6 +1,7 @@
 """Samples and facts of a whole crawl, kept as columns and handed out as the nouns they are.
 
-A million Python objects with their texts take a gigabyte; the same in columns takes 150 MB.
+Millions of Python objects with their texts would fill the memory; columns take 136 bytes an image
+(bench/EXPERIMENTS.md). Digests are hexadecimal, or empty.
 """
 
 from collections.abc import Iterable, Iterator, MutableMapping, Sequence
@@ -116,7 +117,6 @@ class Facts(MutableMapping[int, ImageFacts]):
     def __init__(self) -> None:
         self._texts = _Texts()
         self._rows = np.empty(0, _FACTS)
-        self._odd: dict[tuple[int, str], str] = {}  # digests that are none, as tests write them
         self._n = 0
 
     def __setitem__(self, i: int, facts: ImageFacts) -> None:
@@ -125,17 +125,16 @@ class Facts(MutableMapping[int, ImageFacts]):
         number = self._texts.number
         self._rows[i] = (
             _CODE[facts.status], number(facts.error), number(facts.format), facts.width, facts.height, facts.bytes,
-            self._binary(i, "sha256", facts.sha256, 32), self._binary(i, "digest", facts.pixel_digest, 16), facts.phash,
-            number(facts.note),
+            bytes.fromhex(facts.sha256), bytes.fromhex(facts.pixel_digest), facts.phash, number(facts.note),
         )  # fmt: skip
 
     def __getitem__(self, i: int) -> ImageFacts:
         if i not in self:
             raise KeyError(i)
         status, error, form, width, height, n_bytes, sha256, digest, phash, note = self._rows[i].item()
-        known, digests = self._texts.known, (self._hex(i, "sha256", sha256), self._hex(i, "digest", digest))
-        return ImageFacts(_STATUSES[status], known(error), known(form), width, height, n_bytes, *digests, phash,
-                          known(note))  # fmt: skip
+        known = self._texts.known
+        return ImageFacts(_STATUSES[status], known(error), known(form), width, height, n_bytes, _hex(sha256),
+                          _hex(digest), phash, known(note))  # fmt: skip
 
     def __delitem__(self, i: int) -> None:
         if i not in self:
@@ -151,21 +150,6 @@ class Facts(MutableMapping[int, ImageFacts]):
     def __len__(self) -> int:
         return int(self._n)
 
-    def _binary(self, i: int, name: str, text: str, n: int) -> bytes:
-        self._odd.pop((i, name), None)
-        try:
-            packed = bytes.fromhex(text)
-        except ValueError:
-            packed = b""
-        if text and (len(packed) != n or packed.hex() != text or not any(packed)):
-            self._odd[i, name] = text
-        return packed if len(packed) == n else bytes(n)
-
-    def _hex(self, i: int, name: str, packed: bytes) -> str:
-        if self._odd and (i, name) in self._odd:
-            return self._odd[i, name]
-        return packed.hex() if any(packed) else ""
-
     def digests(self, numbers: np.ndarray) -> np.ndarray:
         """Of the pixels, as 16 raw bytes each: (m,) void."""
         return self._rows["digest"][numbers]
@@ -173,6 +157,11 @@ class Facts(MutableMapping[int, ImageFacts]):
     def of(self, numbers: np.ndarray) -> "FactsOf":
         """The facts under these numbers (n,), in that order; where there are none, the file is missing."""
         return FactsOf(self, numbers)
+
+
+def _hex(digest: bytes) -> str:
+    """A digest as it is written; zeros where there is none."""
+    return digest.hex() if any(digest) else ""
 
 
 class FactsOf(Sequence[ImageFacts]):

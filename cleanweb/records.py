@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 NOTICE = 25  # level of the log: what a person is told unasked, and need not act on
 logging.addLevelName(NOTICE, "NOTE")
 
+MOST_BYTES = 500_000_000  # of an image file, wherever it lies: a larger one is not opened
+
 # progress(stage, done, total): called by long steps; the command line draws it.
 Progress = Callable[[str, int, int], None]
 

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from cleanweb.errors import MachineError, UsageError
-from cleanweb.records import Status, Unread
+from cleanweb.records import MOST_BYTES, Status, Unread
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -30,14 +30,19 @@ T = TypeVar("T")
 TRIES, FIRST_WAIT_S = 5, 0.5  # so that 7.5 s and a bit pass before something is given up
 WINDOW_BYTES = 4 << 20  # what is fetched at once of a file that is read from its beginning to its end
 AT_ONCE = 16  # single files
-MOST_BYTES = 500_000_000  # of a single file, as on the disk
 _ADDRESS = re.compile(r"(s3|s3a|gs|gcs|hf|https?)://", re.IGNORECASE)
-_FOR_GOOD = (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError, ImportError)
 _TELL_KEYS = ("botocore", "aiobotocore", "s3fs", "gcsfs", "fsspec", "urllib3", "aiohttp", "asyncio", "google")
+
+
+class NoParts(OSError):
+    """A server that sends the whole of a file where a part of it is asked for."""
 
 
 class TooLarge(OSError):
     """A file that is too large for an image."""
+
+
+_NOT_AGAIN = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError, NoParts)
 
 
 def is_address(place: object) -> bool:
@@ -154,7 +159,7 @@ def patiently(url: str, ask: Callable[[], T]) -> T:
             if isinstance(error, FileNotFoundError):
                 raise FileNotFoundError(2, "no such file", url) from None
             words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            if isinstance(error, _FOR_GOOD) or _refused(error) or attempt == TRIES - 1:
+            if isinstance(error, _NOT_AGAIN) or _refused(error) or attempt == TRIES - 1:
                 raise OSError(f"{url} cannot be read ({words})") from None
             time.sleep(FIRST_WAIT_S * 2**attempt * random.uniform(0.8, 1.2))  # noqa: S311 (no secret)
     raise AssertionError
@@ -205,7 +210,7 @@ def fetch_part(url: str, start: int, end: int) -> bytes:
     def ask() -> bytes:
         part = _store(url).cat_file(url, start=start, end=end)
         if len(part) != end - start:
-            raise NotImplementedError(f"the server serves no parts: of {end - start:,} bytes it sent {len(part):,}")
+            raise NoParts(f"the server serves no parts: of {end - start:,} bytes it sent {len(part):,}")
         return part
 
     return patiently(url, ask)

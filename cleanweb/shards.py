@@ -23,9 +23,9 @@ from cleanweb.columns import choose
 from cleanweb.errors import CrawlError, UsageError
 from cleanweb.labelrows import Labels, Row
 from cleanweb.readers import Namings, Place, hidden, only, printable
-from cleanweb.records import Sample, Status
+from cleanweb.records import MOST_BYTES, Sample, Status
 from cleanweb.remote import Remote, place
-from cleanweb.tarmembers import BLOCK, MOST_BYTES, BrokenTar, Member, members
+from cleanweb.tarmembers import BLOCK, BrokenTar, Member, members
 
 IMAGES = {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm", "pgm", "pbm", "pnm",
           "jp2", "heic", "heif", "ico", "tga", "img", "image"}  # fmt: skip

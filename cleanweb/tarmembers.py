@@ -2,7 +2,7 @@
 
 Nothing is unpacked, no link is followed, and no header is believed: a size or a name that cannot be right ends the list
 with `BrokenTar`. ustar, GNU and PAX headers; a compressed tar cannot be read at a place and is not opened. Memory: one
-member. 30,000 members are listed in 1 s where the file is in memory.
+member.
 """
 
 import tarfile
@@ -10,11 +10,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from cleanweb.records import Status, Unread
+from cleanweb.records import MOST_BYTES, Status, Unread
 
 BLOCK = 512
 MOST_HEADER_BYTES = 1 << 20  # of a PAX header or a long name
-MOST_BYTES = 500_000_000  # of a member that is read: as `images.MAX_BYTES`
 
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _PAX, _LONG_NAME = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE), (tarfile.GNUTYPE_LONGNAME,)

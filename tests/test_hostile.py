@@ -12,7 +12,10 @@ import socket
 import subprocess
 import sys
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -240,13 +243,14 @@ def test_a_link_that_takes_the_place_of_an_image_is_not_exported(crawl: Path, tm
 # --- the report -----------------------------------------------------------------------------------------------------
 
 
-def test_the_report_runs_nothing_and_asks_for_nothing(hostile: tuple[Path, Path, str], tmp_path: Path) -> None:
+@contextmanager
+def watched_page() -> Iterator[tuple[Any, list[str], list[str]]]:
+    """A browser's page that notes what it asks for and what it says, scripts' errors among it."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("there is no Chromium here")
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    page_file = report.write(hostile[1], tmp_path / "report.html")
-    asked, said, dialogs = [], [], []
+    asked, said = list[str](), list[str]()
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page()
@@ -254,6 +258,14 @@ def test_the_report_runs_nothing_and_asks_for_nothing(hostile: tuple[Path, Path,
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
+        yield page, asked, said
+        browser.close()
+
+
+def test_the_report_runs_nothing_and_asks_for_nothing(hostile: tuple[Path, Path, str], tmp_path: Path) -> None:
+    page_file = report.write(hostile[1], tmp_path / "report.html")
+    dialogs = []
+    with watched_page() as (page, asked, said):
         page.on("dialog", lambda dialog: dialogs.append(dialog.dismiss()))
         page.goto(page_file.as_uri())
         for node in page.query_selector_all("details:not([open]) > summary"):
@@ -270,7 +282,6 @@ def test_the_report_runs_nothing_and_asks_for_nothing(hostile: tuple[Path, Path,
             "links: [...document.querySelectorAll('[href],[src]')].map(e => e.getAttribute('href') ||"
             "e.getAttribute('src')).filter(u => !/^(#|data:image\\/jpeg;base64,)/.test(u))})"
         )
-        browser.close()
     assert facts == {"harmed": 0, "url": page_file.as_uri(), "foreign": 0, "scripts": 0, "links": []}
     assert not dialogs
     assert not said
@@ -280,23 +291,13 @@ def test_the_report_runs_nothing_and_asks_for_nothing(hostile: tuple[Path, Path,
 
 
 def test_the_page_of_an_audit_runs_nothing_and_asks_nobody(hostile: tuple[Path, Path, str], tmp_path: Path) -> None:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("there is no Chromium here")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    own, asked, said = shutil.copytree(hostile[1], tmp_path / "run"), [], []
+    own = shutil.copytree(hostile[1], tmp_path / "run")
     command = [sys.executable, "-m", "cleanweb", "audit", "--run", str(own), "--no-browser"]
     with (
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HOUSE.parent) as process,
-        playwright.sync_playwright() as p,
+        watched_page() as (page, asked, said),
     ):
         address = process.stdout.readline().strip()
-        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page()
-        page.add_init_script("window.harmed = 0; window.harm = () => { window.harmed += 1 }; window.alert = harm")
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
         page.goto(address)
         page.wait_for_selector("#asking:not([hidden])")
         text = ""
@@ -310,7 +311,6 @@ def test_the_page_of_an_audit_runs_nothing_and_asks_nobody(hostile: tuple[Path, 
             "() => ({harmed: window.harmed, foreign: document.querySelectorAll('iframe, object, embed, base, svg, "
             "[onerror], [onmouseover], [onload]').length, scripts: [...document.scripts].filter(s => !s.src).length})"
         )
-        browser.close()
         process.kill()
     assert facts == {"harmed": 0, "foreign": 0, "scripts": 0}
     assert not said

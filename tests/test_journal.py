@@ -13,7 +13,7 @@ from cleanweb.journal import Journal
 from cleanweb.records import ImageFacts, Status, silent
 from tests.test_images import crawl
 
-FACTS = ImageFacts(Status.OK, "", "PNG", 40, 30, 99, "ab", "cd", 2**64 - 1, "nöte\udcff")
+FACTS = ImageFacts(Status.OK, "", "PNG", 40, 30, 99, "ab" * 32, "cd" * 16, 2**64 - 1, "nöte\udcff")
 
 
 def filled(folder: Path, n: int, shard: int = 2) -> None:

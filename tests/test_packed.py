@@ -11,11 +11,11 @@ from cleanweb.packed import Facts, Samples
 from cleanweb.records import ImageFacts, Sample, Status
 
 TEXT = st.text("aé/#\udcff\n😀", max_size=6)  # file names need not be text
-HEX = st.sampled_from(["", "ab" * 32, "cd" * 16, "AB" * 16, "d", "0" * 32, "zz" * 16, "00" * 32])
+SHA256, DIGEST = (st.just("") | st.binary(min_size=n, max_size=n).filter(any).map(bytes.hex) for n in (32, 16))
 SAMPLES = st.builds(Sample, TEXT, TEXT, TEXT, st.none() | st.integers(0, 2**40), st.none() | TEXT,
                     st.sampled_from(Status), TEXT, TEXT, TEXT)  # fmt: skip
 FACTS = st.builds(ImageFacts, st.sampled_from(Status), TEXT, TEXT, st.integers(0, 2**31 - 1), st.integers(0, 9),
-                  st.integers(0, 2**40), HEX, HEX, st.integers(0, 2**64 - 1), TEXT)  # fmt: skip
+                  st.integers(0, 2**40), SHA256, DIGEST, st.integers(0, 2**64 - 1), TEXT)  # fmt: skip
 
 
 @given(samples=st.lists(SAMPLES, max_size=30))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import cleanweb
-from cleanweb import exporting, images, manifest, readers, remote, reviews
+from cleanweb import exporting, manifest, readers, remote, reviews
 from cleanweb.errors import CrawlError, MachineError, UsageError
 from cleanweb.records import Status
 from cleanweb.remote import Remote, place
@@ -146,7 +146,6 @@ def test_a_single_image_that_stays_unreadable_is_a_row(server: Server) -> None:
 
 
 def test_a_file_that_is_too_large_is_a_row_and_not_taken_whole(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert remote.MOST_BYTES == images.MAX_BYTES
     crawl = readers.read(place(f"{server.url}/classes"))
     sizes = {name: len(content) for name, content in found(crawl).items()}
     monkeypatch.setattr(remote, "MOST_BYTES", sorted(sizes.values())[4])

@@ -8,9 +8,9 @@ from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
 
-from cleanweb.images import MAX_BYTES, thumbnail
+from cleanweb.images import thumbnail
 from cleanweb.readers import read_bytes
-from cleanweb.records import UNREADABLE
+from cleanweb.records import MOST_BYTES, UNREADABLE
 from cleanweb.remote import is_address
 
 SIDES_PX = {"small": 320, "large": 1600}
@@ -44,7 +44,7 @@ class Pictures:
             state = Path(file).stat()
         except OSError as problem:
             raise NoPicture(f"the file cannot be read any more: {problem.strerror}") from None
-        if not stat.S_ISREG(state.st_mode) or (row is None and state.st_size > MAX_BYTES):
+        if not stat.S_ISREG(state.st_mode) or (row is None and state.st_size > MOST_BYTES):
             raise NoPicture("not a file that can be an image")
         return blake2b(f"{file}\0{row}\0{state.st_mtime_ns}\0{state.st_size}\0{size}".encode(errors="replace"),
                        digest_size=12).hexdigest()  # fmt: skip
