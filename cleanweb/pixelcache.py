@@ -1,14 +1,15 @@
-"""The pixels of the crawl, decoded once for all later stages: a centre square of each image, in memory-mapped files.
+"""The pixels of the crawl, decoded once for all later stages: a centre square of each image, in a few large files.
 
 Takes pictures, gives arrays. A million images at 256 px take 200 GB, at 32 px 3 GB; where that is too much, the squares
-for which there is no room are decoded each time they are asked for.
+for which there is no room are decoded each time they are asked for. The files are read and not mapped: pages that are
+mapped count as the process's memory, and reading at random maps most of a large cache before long.
 """
 
-import mmap
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
@@ -16,13 +17,12 @@ from PIL import Image
 from cleanweb import atomic
 from cleanweb.errors import RunError
 
-_HELD_BYTES = 1 << 28  # of squares, between giving pages back
 Place = tuple[int, int, int]  # number of the file, side in pixels, offset in bytes
 _PLACE = np.dtype([("file", "<i4"), ("side", "<i4"), ("offset", "<i8")])  # side 0: no pixels
 
 
 class PixelCache:
-    """The centre squares of all readable images, decoded once: uint8 RGB in memory-mapped files.
+    """The centre squares of all readable images, decoded once: uint8 RGB.
 
     `pixels-<worker>.bin` hold the squares one after the other, `index.npy` says where each sample's lies.
     """
@@ -30,8 +30,6 @@ class PixelCache:
     def __init__(self, folder: Path, index: np.ndarray, again: Callable[[int], np.ndarray] | None = None):
         """again(i) gives the square of a sample for which there was no room."""
         self.folder, self.index, self.again = Path(folder), index, again
-        self._maps: dict[int, np.memmap] = {}
-        self._read = 0  # bytes since pages were given back
 
     @classmethod
     def open(cls, folder: Path) -> "PixelCache":
@@ -51,9 +49,6 @@ class PixelCache:
             np.save(file, index)
         return cls(folder, index)
 
-    def __reduce__(self) -> tuple[type["PixelCache"], tuple[Any, ...]]:
-        return PixelCache, (self.folder, self.index, self.again)  # memory maps do not travel to other processes
-
     def only(self, indices: np.ndarray) -> "PixelCache":
         """The cache of these samples alone (m,), numbered from 0."""
         again = None if self.again is None else partial(_again_among, self.again, indices)
@@ -64,34 +59,42 @@ class PixelCache:
         return int(self.index["side"][i]) if 0 <= i < len(self.index) else 0
 
     def load(self, indices: Sequence[int] | np.ndarray, size: int) -> np.ndarray:
-        """(b, size, size, 3) uint8: the squares of these samples, resized where they are stored in another size."""
+        """(b, size, size, 3) uint8: the squares of these samples, resized where they are stored in another size. Raises
+        KeyError where one has none."""
         batch = np.empty((len(indices), size, size, 3), np.uint8)
-        for k, i in enumerate(indices):
-            square = self._square(int(i))
-            if len(square) != size:
-                square = resized(square, size)
-            batch[k] = square
-            self._let_go(square.nbytes)
+        with _Files(self.folder) as files:
+            for k, i in enumerate(indices):
+                file, side, offset = self.index[i].item()
+                if side == size:
+                    files.read(file, offset, batch[k])
+                else:
+                    batch[k] = resized(self._square(int(i), files), size)
         return batch
 
-    def _let_go(self, n_bytes: int) -> None:
-        """Now and then give back the pages that were read: else a large cache counts as this process's memory."""
-        self._read += n_bytes
-        if self._read > _HELD_BYTES and hasattr(mmap, "MADV_DONTNEED"):
-            self._read = 0
-            for mapped in self._maps.values():
-                mapped.base.madvise(mmap.MADV_DONTNEED)  # type: ignore[union-attr]
-
-    def _square(self, i: int) -> np.ndarray:
-        side = self.side(i)
-        if not side and self.again is not None:
-            return self.again(i)
-        if not side:
+    def _square(self, i: int, files: "_Files") -> np.ndarray:
+        file, side, offset = self.index[i].item()
+        if side:
+            return files.read(file, offset, np.empty((side, side, 3), np.uint8))
+        if self.again is None:
             raise KeyError(f"sample {i} has no pixels")
-        file, offset = int(self.index["file"][i]), int(self.index["offset"][i])
-        if file not in self._maps:
-            self._maps[file] = np.memmap(pixel_file(self.folder, file), np.uint8, "r")
-        return self._maps[file][offset : offset + side * side * 3].reshape(side, side, 3)
+        return self.again(i)
+
+
+class _Files(ExitStack):
+    """The files of a cache, open while squares are read."""
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.folder, self.streams = folder, dict[int, IO[bytes]]()
+
+    def read(self, file: int, offset: int, square: np.ndarray) -> np.ndarray:
+        """Fill the square (s, s, 3) with what lies there. Raises RunError where the file is too short for it."""
+        if file not in self.streams:
+            self.streams[file] = self.enter_context(pixel_file(self.folder, file).open("rb", buffering=0))
+        self.streams[file].seek(offset)
+        if self.streams[file].readinto(memoryview(square).cast("B")) != square.nbytes:
+            raise RunError(f"{pixel_file(self.folder, file)} is shorter than it was. Inspect the crawl again.")
+        return square
 
 
 def _again_among(again: Callable[[int], np.ndarray], which: np.ndarray, i: int) -> np.ndarray:

@@ -115,15 +115,6 @@ def test_what_others_work_with_stays(tmp_path: Path):
             pass
 
 
-def test_pages_that_are_given_back_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    samples = crawl_of(tmp_path / "crawl")
-    cache = inspected(tmp_path / "cache", samples)
-    first = cache.load(np.arange(6), SIDE)
-    monkeypatch.setattr("cleanweb.pixelcache._HELD_BYTES", SQUARE)
-    for _ in range(3):
-        assert (cache.load(np.arange(6), SIDE) == first).all()
-
-
 def test_a_cache_inside_the_crawl_is_refused(tmp_path: Path):
     crawl_of(tmp_path / "crawl")
     settings = Settings(tmp_path / "crawl", out=tmp_path / "run", cache_dir=tmp_path / "crawl" / "cache")
