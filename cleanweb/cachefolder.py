@@ -93,7 +93,7 @@ class Again:
             raise MachineError(f"{sample.path} is not in the cache, and cannot be read again: {error}. Give a larger "
                                "--cache-size.") from error  # fmt: skip
         with images.quiet():
-            picture = images.inspect_one(data)[1]
+            picture = images.inspect_one(data, side_px=self.side_px)[1]
         if picture is None:
             raise MachineError(f"{sample.path} is not in the cache, and is no picture any more. Give a larger "
                                "--cache-size.")  # fmt: skip

@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -29,6 +30,7 @@ from cleanweb.pixelcache import PixelCache
 from cleanweb.records import MOST_BYTES, NOTICE, ImageFacts, Progress, Status, Unread
 from cleanweb.workers import Failed, memory_share, run
 
+HASHED_PX = 256  # of the shorter side: what the perceptual hash is read off at least
 MAX_PIXELS = 178_956_970  # what Pillow too calls a decompression bomb: 512 MiB of RGB
 # Decoders that run other programs, open whatever they hold with any decoder (IPTC: a PostScript drawing, say), or are
 # stubs that wait for a handler: never opened, so nothing can be run.
@@ -45,10 +47,14 @@ class _Trouble(Exception):
 # --- one file -------------------------------------------------------------------------------------------------------
 
 
-def inspect_one(content: Path | bytes | Unread, name: str = "") -> tuple[ImageFacts, Image.Image | None]:
-    """Open and decode one image fully, once: its facts, and the RGB picture where the status is OK. Never raises.
+def inspect_one(
+    content: Path | bytes | Unread, name: str = "", side_px: int | None = None
+) -> tuple[ImageFacts, Image.Image | None]:
+    """Open one image and decode it to its end, once: its facts, and the RGB picture where the status is OK. Never
+    raises.
 
-    `name` is what the bytes were called, to note a wrong extension; a Path brings its own.
+    `name` is what the bytes were called, to note a wrong extension; a Path brings its own. `side_px`: a square of that
+    side is all that is asked for, so that a large JPEG may be decoded at a half, a quarter or an eighth of its scale.
     """
     facts, data = ImageFacts(Status.OK), b""
     with warnings.catch_warnings():
@@ -58,9 +64,11 @@ def inspect_one(content: Path | bytes | Unread, name: str = "") -> tuple[ImageFa
             facts = replace(facts, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
             opened = _open(data)
             facts = replace(facts, format=opened.format or "", width=opened.width, height=opened.height)
+            whole = _reduce(opened, side_px)
             picture = _decode(opened)
+            width, height = _upright(whole, opened) if whole else picture.size
             note = _note(opened, name or (content.name if isinstance(content, Path) else ""))
-            return replace(_with_hashes(facts, picture), note=note), picture
+            return replace(facts, **_hashes(picture), width=width, height=height, note=note), picture
         except Exception as error:
             status, words = _explain(error)
             if status == Status.ERROR and signatures.is_short(data):
@@ -78,12 +86,11 @@ def thumbnail(content: bytes, side_px: int) -> Image.Image:
     return picture
 
 
-def _with_hashes(facts: ImageFacts, picture: Image.Image) -> ImageFacts:
-    """And what is read off the pixels."""
+def _hashes(picture: Image.Image) -> dict[str, Any]:
+    """What is read off the pixels."""
     pixels = hashlib.sha256(f"{picture.width}x{picture.height}:".encode())  # which processors have instructions for
     pixels.update(np.asarray(picture).data)
-    return replace(facts, width=picture.width, height=picture.height, pixel_digest=pixels.hexdigest()[:32],
-                   phash=phash(picture))  # fmt: skip
+    return {"pixel_digest": pixels.hexdigest()[:32], "phash": phash(picture)}
 
 
 def phash(picture: Image.Image) -> int:
@@ -140,17 +147,39 @@ def _formats() -> tuple[str, ...]:
     return (*(name for name in usual if name in Image.OPEN), *sorted(set(Image.OPEN) - REFUSED - set(usual)))
 
 
+def _reduce(opened: Image.Image, side_px: int | None) -> tuple[int, int] | None:
+    """Have a large JPEG decoded at a reduced scale that still holds the square: its whole size, if it is one."""
+    whole = opened.size
+    if side_px is None or opened.format not in ("JPEG", "MPO"):
+        return None
+    least = max(side_px, HASHED_PX)
+    opened.draft(None, (least, least))
+    return whole if opened.size != whole else None
+
+
 def _decode(opened: Image.Image) -> Image.Image:
     """All pixels of the first frame, upright, as RGB."""
     opened.load()
     picture = to_rgb(opened)
     if 0 in picture.size:
         raise _Trouble(Status.ERROR, "a picture without pixels")
-    try:
-        turn = _TURNS.get(opened.getexif().get(0x0112, 1))  # EXIF orientation
-    except Exception:  # EXIF is often broken where the picture is whole
-        turn = None
+    turn = _turn(opened)
     return picture if turn is None else picture.transpose(turn)
+
+
+def _turn(opened: Image.Image) -> Image.Transpose | None:
+    try:
+        return _TURNS.get(opened.getexif().get(0x0112, 1))  # EXIF orientation
+    except Exception:  # EXIF is often broken where the picture is whole
+        return None
+
+
+def _upright(size: tuple[int, int], opened: Image.Image) -> tuple[int, int]:
+    return size[::-1] if _turn(opened) in _LAID_DOWN else size
+
+
+_LAID_DOWN = {Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE,
+              Image.Transpose.ROTATE_90}  # fmt: skip
 
 
 _TURNS = {
@@ -296,7 +325,7 @@ def _inspector(
 
     def inspect_and_keep(content: Path | bytes | Unread) -> object:
         with quiet():
-            facts, picture = inspect_one(content)
+            facts, picture = inspect_one(content, side_px=size_px)
         if picture is None or cache_folder is None:
             return facts, None
         square = pixelcache.centre_square(picture, size_px)
@@ -330,7 +359,7 @@ def _squarer(side_px: int, _: int) -> Callable[[Path | bytes | Unread], tuple[Im
 
     def open_and_cut(content: Path | bytes | Unread) -> tuple[ImageFacts, np.ndarray | None]:
         with quiet():
-            facts, picture = inspect_one(content)
+            facts, picture = inspect_one(content, side_px=side_px)
         if picture is None:
             return facts, None
         square = pixelcache.centre_square(picture, side_px)

@@ -8,8 +8,8 @@ mapped count as the process's memory, and reading at random maps most of a large
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 from PIL import Image
@@ -85,14 +85,14 @@ class _Files(ExitStack):
 
     def __init__(self, folder: Path):
         super().__init__()
-        self.folder, self.streams = folder, dict[int, IO[bytes]]()
+        self.folder, self.streams = folder, dict[int, FileIO]()
 
     def read(self, file: int, offset: int, square: np.ndarray) -> np.ndarray:
         """Fill the square (s, s, 3) with what lies there. Raises RunError where the file is too short for it."""
         if file not in self.streams:
             self.streams[file] = self.enter_context(pixel_file(self.folder, file).open("rb", buffering=0))
         self.streams[file].seek(offset)
-        if self.streams[file].readinto(memoryview(square).cast("B")) != square.nbytes:
+        if self.streams[file].readinto(square.data.cast("B")) != square.nbytes:
             raise RunError(f"{pixel_file(self.folder, file)} is shorter than it was. Inspect the crawl again.")
         return square
 

@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -243,6 +244,48 @@ def test_a_wrong_extension_is_noted(tmp_path, name, note):
     assert inspect_one(tmp_path / name)[0].note == note
 
 
+# --- large JPEGs, of which only a small square is asked for ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_a_reduced_scale_changes_the_pixels_and_nothing_else(format, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    coarse = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    content = encoded(Image.fromarray(coarse).resize((1400, 1200), Image.Resampling.BICUBIC), format, exif=exif)
+    (whole, full), (facts, picture) = inspect_one(content), inspect_one(content, side_px=64)
+    same = {"pixel_digest": "", "phash": 0}
+    assert replace(facts, **same) == replace(whole, **same)
+    assert images.HASHED_PX <= min(picture.size) <= min(full.size) / (4 if format == "JPEG" else 1)
+    assert picture.width / picture.height == pytest.approx(full.width / full.height, rel=0.02)
+    assert (facts.phash ^ whole.phash).bit_count() <= 2
+    square, expected = centre_square(picture, 64), centre_square(full, 64)
+    assert np.abs(square.astype(int) - expected).mean() < 2
+
+
+@pytest.mark.parametrize("side_px", [36, 256, 300])
+def test_what_is_left_of_a_reduced_picture_is_enough(side_px):
+    for width, height in ((200, 150), (640, 480), (1999, 1024), (257, 2049)):
+        _, picture = inspect_one(encoded(scene(width, height), "JPEG"), side_px=side_px)
+        assert min(picture.size) >= min(width, height, max(side_px, images.HASHED_PX))
+
+
+def test_a_large_jpeg_without_its_end_is_still_truncated():
+    noise = np.random.default_rng(0).integers(0, 256, (520, 600, 3), dtype=np.uint8)
+    for options in ({}, {"progressive": True}):
+        whole = encoded(Image.fromarray(noise), "JPEG", **options)
+        assert inspect_one(whole, side_px=36)[0].status == Status.OK
+        for cut in range(2000, len(whole) - 16, len(whole) // 12):
+            assert inspect_one(whole[:cut], side_px=36)[0].status == Status.TRUNCATED
+
+
+def test_a_jpeg_whose_remarks_alone_differ_is_an_exact_copy_at_any_scale():
+    one, other = (encoded(scene(1400, 1200), "JPEG", comment=words) for words in (b"one", b"another"))
+    assert one != other
+    assert inspect_one(one, side_px=64)[0].pixel_digest == inspect_one(other, side_px=64)[0].pixel_digest
+
+
 # --- hashes ---------------------------------------------------------------------------------------------------------
 
 
@@ -330,7 +373,7 @@ def test_a_process_that_fails_is_a_status_and_a_full_disk_an_error(tmp_path, mon
     monkeypatch.setattr(pixelcache, "pixel_file", lambda folder, number: folder / "gone" / "pixels.bin")
     with pytest.raises(MachineError, match="Free some space"):
         inspect([(0, content)], 1, tmp_path, 32, 0, silent)
-    monkeypatch.setattr(images, "inspect_one", lambda content: 1 / 0)
+    monkeypatch.setattr(images, "inspect_one", lambda *_, **__: 1 / 0)
     facts, _ = inspect([(0, content)], 1, None, 32, 0, silent)
     assert facts[0] == ImageFacts(Status.ERROR, "ZeroDivisionError: division by zero")
 

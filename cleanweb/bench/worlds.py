@@ -71,7 +71,7 @@ WORLDS: dict[str, World] = {
         *(World(f"cifar100n-c-{name}", *what, 100, 0, None, "first") for name, what in _PAPER.items()),
         World("cifar100n-c-block40", "block", 0.4, 100, 0, None, "first"),  # asymmetric as JoCoR's code draws it
         # the first of them, in minutes
-        *(World(f"scaled-{name}", *what, 16, 4) for name, what in _PAPER.items() if name != "sym80"),
+        *(World(f"scaled-{name}", *what, 16, 4) for name, what in _PAPER.items()),
         # where cleaning may break: one thing at a time
         World("few-classes", n_inside=5, n_outside=1),
         World("many-classes", n_inside=80, n_outside=20, per_class=100),
