@@ -120,17 +120,17 @@ def _runs(pid: int) -> bool:
 
 
 @contextmanager
-def told(place: Path) -> Iterator[None]:
+def told(place: Path, to: str = "write") -> Iterator[None]:
     """Say in words where the disk refuses."""
     try:
         yield
     except OSError as error:
-        raise refused(place, error) from error
+        raise refused(place, error, to) from error
 
 
-def refused(place: Path, error: OSError) -> MachineError:
+def refused(place: Path, error: OSError, to: str = "write") -> MachineError:
     """What to say where the disk has refused."""
-    words = f"Cannot write {place}: {error.strerror or error}."
+    words = f"Cannot {to} {place}: {error.strerror or error}."
     return MachineError(
         " ".join(filter(None, [words, _ADVICE.get(error.errno or 0, ""), "What was there is as it was."]))
     )

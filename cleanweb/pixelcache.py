@@ -88,12 +88,15 @@ class _Files(ExitStack):
         self.folder, self.streams = folder, dict[int, FileIO]()
 
     def read(self, file: int, offset: int, square: np.ndarray) -> np.ndarray:
-        """Fill the square (s, s, 3) with what lies there. Raises RunError where the file is too short for it."""
-        if file not in self.streams:
-            self.streams[file] = self.enter_context(pixel_file(self.folder, file).open("rb", buffering=0))
-        self.streams[file].seek(offset)
-        if self.streams[file].readinto(square.data.cast("B")) != square.nbytes:
-            raise RunError(f"{pixel_file(self.folder, file)} is shorter than it was. Inspect the crawl again.")
+        """Fill the square (s, s, 3) with what lies there. Raises MachineError where the file is gone, RunError where it
+        is too short."""
+        with atomic.told(pixel_file(self.folder, file), "read"):
+            if file not in self.streams:
+                self.streams[file] = self.enter_context(pixel_file(self.folder, file).open("rb", buffering=0))
+            self.streams[file].seek(offset)
+            n_read = self.streams[file].readinto(square.data.cast("B"))
+        if n_read != square.nbytes:
+            raise RunError(f"{pixel_file(self.folder, file)} is shorter than it was. Start again with --fresh.")
         return square
 
 

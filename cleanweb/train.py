@@ -1,8 +1,8 @@
 """The one training loop. It knows no method: it takes losses from a generator and steps the optimiser.
 
-Takes a method, batches and a recipe; gives one record per epoch. A checkpoint after every epoch (method with its
-teacher, optimiser, records) lets the same call go on where it stopped; randomness depends on seed and epoch alone, so
-that a resumed run equals an uninterrupted one. Never decides what is clean.
+Takes a method, batches and a recipe; gives one record per epoch. A checkpoint (method with its teacher, optimiser,
+records) after every epoch, or every few where they are short, lets the same call go on where it stopped; randomness
+depends on seed and epoch alone, so that a resumed run equals an uninterrupted one. Never decides what is clean.
 """
 
 import io
@@ -25,6 +25,7 @@ from cleanweb.records import NOTICE, Progress, silent
 from cleanweb.settings import Recipe
 
 _SLOWER = 0.1  # of the learning rate
+_SAVING = 0.01  # of the time, at most, goes into checkpoints: epochs of half a second are not all kept
 _LEAST_PART = 4  # images of a batch that is taken in parts: batch norm needs company
 
 log = logging.getLogger(__name__)
@@ -80,18 +81,21 @@ def train(
         _save(file, method, optimiser, course)  # what the first epoch can go back to
     elif file is not None and len(course.records) < epochs:
         log.log(NOTICE, "Going on after epoch %d of %d (%s).", len(course.records), epochs, file.stem)
+    due = time.monotonic()  # of the next checkpoint
     while (t := len(course.records) + 1) <= epochs:
         for group in optimiser.param_groups:
             group["lr"] = course.rate * recipe.lr * learning_rate_factor(t, epochs, recipe)
         record = _tried(method, batches, optimiser, t, course.parts)
         if isinstance(record, Exception):
             remedy = _remedy(record, course, recipe, file)
-            course = replace(remedy, records=_resume(file, method, optimiser).records)
+            course, due = replace(remedy, records=_resume(file, method, optimiser).records), time.monotonic()
             continue
         course.records.append(record)
         watch("train", t, method)  # before it is stored: a run that stops here watches this epoch again
-        if file is not None:
+        if file is not None and (t == epochs or time.monotonic() >= due):
+            begun = time.monotonic()
             _save(file, method, optimiser, course)
+            due = time.monotonic() + (time.monotonic() - begun) / _SAVING
         progress("train", t, epochs)
     return course.records
 
@@ -133,15 +137,15 @@ def _remedy(trouble: Exception, course: _Course, recipe: Recipe, file: Path | No
             again = "" if file is None else f", and again with {_SLOWER:g} of the learning rate"
             raise RunError(f"{trouble}{place}{again}: training has diverged. Try a larger --batch-size, a lower rate "
                            "(--set lr=…), another --backbone or --weights none.")  # fmt: skip
-        log.warning("%s%s: back to the last epoch, and on with %g of the learning rate.", trouble, place, _SLOWER)
+        log.warning("%s%s: back to the last checkpoint, and on with %g of the learning rate.", trouble, place, _SLOWER)
         return replace(course, rate=_SLOWER)
     parts = 2 * course.parts
     if file is None or recipe.batch_size // parts < _LEAST_PART:
         raise MachineError(f"Out of memory in training{place}, with batches in {course.parts} parts: {trouble}. Try a "
                            "smaller --image-size or another --backbone.")  # fmt: skip
     log.warning(
-        "Out of memory%s: back to the last epoch, and on with every batch of %d in %d parts, whose gradients are added "
-        "up. The result is the same but for batch norm's statistics and what a method compares within a batch.",
+        "Out of memory%s: back to the last checkpoint, and on with every batch of %d in %d parts, whose gradients are "
+        "added up. The result is the same but for batch norm's statistics and what a method compares within a batch.",
         place, recipe.batch_size, parts,
     )  # fmt: skip
     if torch.cuda.is_available():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cleanweb import checkpoint, methods
+from cleanweb import train as loop
 from cleanweb.errors import MachineError, RunError
 from cleanweb.methods import Batch, Batches, Loss
 from cleanweb.network import SMALL, Backbone, MeanTeacher, Network
@@ -161,7 +162,10 @@ def test_after_a_loss_that_is_not_finite_it_goes_back_and_on_more_slowly(tmp_pat
     records = train(Spoiled(1), batches, recipe(lr=0.5, decay_from=1.0), 3, file)
     assert [record.epoch for record in records] == [1, 2, 3]
     assert [record.lr for record in records] == pytest.approx([0.5, 0.05, 0.05])
-    assert "epoch 2, step 2 (fold 1 of 3): back to the last epoch, and on with 0.1 of the learning rate" in caplog.text
+    assert (
+        "epoch 2, step 2 (fold 1 of 3): back to the last checkpoint, and on with 0.1 of the learning rate"
+        in caplog.text
+    )
     plain = train(Scripted(), batches, recipe(lr=0.5, decay_from=1.0), 1)
     assert records[0].loss == plain[0].loss
     with pytest.raises(Stopped):  # the lower rate is in the checkpoint, too
@@ -294,6 +298,19 @@ def test_a_resumed_network_equals_an_uninterrupted_one(name: str, kind: str, opt
     assert [r.loss for r in found] == [r.loss for r in expected]
     assert whole.state_dict().keys() == second.state_dict().keys()
     assert all(torch.equal(value, second.state_dict()[key]) for key, value in whole.state_dict().items())
+
+
+@pytest.mark.parametrize(("saving", "kept"), [(1e-9, [0, 1, 5]), (1e9, [0, 1, 2, 3, 4, 5])])
+def test_saving_takes_its_share_of_the_time_and_no_more(saving: float, kept: list[int], tmp_path: Path, monkeypatch):
+    saved, save = list[int](), loop._save
+    monkeypatch.setattr(loop, "_SAVING", saving)
+    monkeypatch.setattr(loop, "_save", lambda *asked: (saved.append(len(asked[-1].records)), save(*asked)))
+    records = train(Scripted(), batches, recipe(), 5, tmp_path / "x.pt")
+    assert saved == kept
+    with pytest.raises(Stopped):
+        train(Scripted(), batches, recipe(), 5, tmp_path / "y.pt", halt_after(4))
+    resumed = train(Scripted(), batches, recipe(), 5, tmp_path / "y.pt")
+    assert [record.loss for record in resumed] == [record.loss for record in records]
 
 
 def test_the_teacher_is_in_the_checkpoint(tmp_path: Path):
