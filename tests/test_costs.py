@@ -3,6 +3,8 @@
 import json
 import math
 import mmap
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from cleanweb.records import Status
 
 
 def size(n: int, seconds: float, main_mb: float) -> dict[str, object]:
-    return {"images": n, "stages": {"read": {"seconds": seconds, "peak_mb": 1.0, "main_mb": main_mb}}}
+    return {"images": n, "stages": {"read": {"cpu_seconds": seconds, "peak_mb": 1.0, "main_mb": main_mb}}}
 
 
 def test_exponents_are_those_of_the_growth():
@@ -37,20 +39,28 @@ def test_each_stage_is_booked_with_its_time_and_memory(tmp_path: Path, monkeypat
         # of its own: what the heap has kept from earlier tests would be taken without growing
         held = mmap.mmap(-1, 30 * 2**20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         np.frombuffer(held, np.uint8)[:] = 1
-        time.sleep(0.35)
+        time.sleep(0.5)
         return len(held)
+
+    def compute() -> None:
+        child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        time.sleep(0.8)
+        child.kill()
+        child.wait()
 
     class Place:
         first = staticmethod(read)
-        second = staticmethod(lambda: Place.first() and time.sleep(0.2))
+        second = staticmethod(lambda: Place.first() and compute())
 
     monkeypatch.setattr(scale, "STAGES", {"first": (Place, "first"), "second": (Place, "second")})
     with scale.books(tmp_path / "books.json") as kept:
         before, began = scale._anonymous_mb(), kept.since
         assert Place.second() is None
     found = kept.stages
-    assert found["first"].seconds >= 0.35
-    assert found["second"].seconds >= 0.2
+    assert found["first"].seconds >= 0.5
+    assert found["second"].seconds >= 0.8
+    assert found["first"].cpu_seconds < 0.4
+    assert 0.05 < found["second"].cpu_seconds <= found["second"].seconds + 0.1  # a child's
     took = time.perf_counter() - began
     assert sum(stage.seconds for stage in found.values()) <= took  # the first is not counted in the second, too
     assert found["first"].main_mb > before + 25

@@ -85,7 +85,7 @@ def scale(
     if as_json:
         echo_json(result)
         return
-    columns = ["images", "stage", "seconds", "peak MB, all", "MB, main", "exponent"]
+    columns = ["images", "stage", "seconds", "of processors", "peak MB, all", "MB, main", "exponent"]
     print_table(columns, _scale_rows(result))
 
 
@@ -116,6 +116,6 @@ def _scale_rows(result: "Result") -> list[tuple[object, ...]]:
         for stage, cost in size["stages"].items():
             exponent = None if k == 0 else result["exponents"][stage][k - 1]
             megabytes = round(cost["peak_mb"]), round(cost["main_mb"])
-            rows.append((f"{size['images']:,}", stage, round(cost["seconds"], 2), *megabytes,
-                         None if exponent is None else round(exponent, 2)))  # fmt: skip
+            rows.append((f"{size['images']:,}", stage, round(cost["seconds"], 2), round(cost["cpu_seconds"], 2),
+                         *megabytes, None if exponent is None else round(exponent, 2)))  # fmt: skip
     return rows

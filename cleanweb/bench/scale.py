@@ -1,14 +1,16 @@
 """What a run costs as the crawl grows: seconds and memory of every stage, over all processes, and the rows written.
 
 The product itself is run, in a process of its own, on a crawl that `crowd.py` makes; a watcher in that process reads
-the operating system's books (Linux). Memory over all processes is the proportional set size: pages that several share
-count once, and pages of files that are mapped count while they are held. What grows with the crawl for good is the
-main process's anonymous memory, which is told apart.
+the operating system's books (Linux). Processor seconds are those of all processes: they grow here as on a machine
+without other work. Memory over all processes is the proportional set size: pages that several share count once, and
+pages of files that are mapped count while they are held. What grows with the crawl for good is the main process's
+anonymous memory, which is told apart.
 """
 
 import contextlib
 import json
 import math
+import os
 import re
 import threading
 import time
@@ -26,7 +28,7 @@ from cleanweb.errors import MachineError
 from cleanweb.network import Backbone, save_classifier
 from cleanweb.settings import Settings
 
-_TICK_S, _TELL_S = 0.1, 10.0
+_TICK_S, _TELL_S = 0.2, 10.0
 _MB = 2**20
 
 # stage → what does it, looked up when it is called
@@ -46,11 +48,59 @@ STAGES: dict[str, tuple[Any, str]] = {
 BETWEEN = "between"  # whatever is none of these
 
 
+# --- the operating system's books -----------------------------------------------------------------------------------
+
+
+def _anonymous_mb(pid: int | str = "self") -> float:
+    """What a process holds besides pages of files, in MB."""
+    return _kilobytes(f"/proc/{pid}/status", "RssAnon") / 1024
+
+
+def _all_mb() -> float:
+    """The proportional set size of this process and all its descendants, in MB."""
+    return sum(_kilobytes(f"/proc/{pid}/smaps_rollup", "Pss") / 1024 for pid in _family())
+
+
+def _cpu_seconds() -> float:
+    """What this process and all its descendants have had of all processors, those that have ended among them."""
+    ticks = 0
+    for pid in _family():
+        with contextlib.suppress(OSError):
+            after_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+            ticks += sum(
+                map(int, after_name.split()[11:15])
+            )  # utime, stime, and those of children that were waited for
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _family() -> Iterator[str]:
+    """This process and all its descendants."""
+    processes = ["self"]
+    while processes:
+        pid = processes.pop()
+        yield pid
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                processes += (task / "children").read_text(encoding="ascii").split()
+
+
+def _kilobytes(file: str, name: str) -> int:
+    try:
+        found = re.search(rf"^{name}:\s*(\d+) kB", Path(file).read_text(encoding="ascii"), re.MULTILINE)
+    except OSError:  # it has ended
+        return 0
+    return int(found[1]) if found else 0
+
+
+# --- the stages' books ---------------------------------------------------------------------------------------------
+
+
 @dataclass
 class Stage:
     """What a stage has cost so far."""
 
     seconds: float = 0.0
+    cpu_seconds: float = 0.0  # over all processes
     peak_mb: float = 0.0  # over all processes
     main_mb: float = 0.0  # anonymous memory of the main process, at most
 
@@ -62,6 +112,8 @@ class Books:
     stages: dict[str, Stage] = field(default_factory=dict)
     now: list[str] = field(default_factory=lambda: [BETWEEN])
     since: float = field(default_factory=time.perf_counter)
+    spent: float = field(default_factory=_cpu_seconds)
+    watching: float = 0.0  # processor seconds that these books have taken themselves
 
     def enter(self, stage: str) -> None:
         self._book()
@@ -72,18 +124,20 @@ class Books:
         self.now.pop()
 
     def _book(self) -> None:
-        at = time.perf_counter()
+        at, spent = time.perf_counter(), _cpu_seconds() - self.watching
         stage = self.stages.setdefault(self.now[-1], Stage())
         stage.seconds, self.since = stage.seconds + at - self.since, at
+        stage.cpu_seconds, self.spent = stage.cpu_seconds + spent - self.spent, spent
         stage.main_mb = max(stage.main_mb, _anonymous_mb())
 
     def watch(self, end: threading.Event, file: Path) -> None:
-        """Look every tenth of a second; what is known so far is in the file, should the process be ended."""
+        """Look five times a second; what is known so far is in the file, should the process be ended."""
         told = time.perf_counter()
         while not end.wait(_TICK_S):
             stage = self.stages.setdefault(self.now[-1], Stage())
             stage.peak_mb = max(stage.peak_mb, _all_mb())
             stage.main_mb = max(stage.main_mb, _anonymous_mb())
+            self.watching = time.thread_time()
             if time.perf_counter() - told > _TELL_S:
                 told = time.perf_counter()
                 atomic.write_text(file, json.dumps(self.told()))
@@ -123,34 +177,6 @@ def _booked(kept: Books, stage: str, function: Callable[..., Any]) -> Callable[.
             kept.leave()
 
     return wrapper
-
-
-# --- the operating system's books -----------------------------------------------------------------------------------
-
-
-def _anonymous_mb(pid: int | str = "self") -> float:
-    """What a process holds besides pages of files, in MB."""
-    return _kilobytes(f"/proc/{pid}/status", "RssAnon") / 1024
-
-
-def _all_mb() -> float:
-    """The proportional set size of this process and all its descendants, in MB."""
-    total, processes = 0.0, ["self"]
-    while processes:
-        pid = processes.pop()
-        total += _kilobytes(f"/proc/{pid}/smaps_rollup", "Pss") / 1024
-        with contextlib.suppress(OSError):
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                processes += (task / "children").read_text(encoding="ascii").split()
-    return total
-
-
-def _kilobytes(file: str, name: str) -> int:
-    try:
-        found = re.search(rf"^{name}:\s*(\d+) kB", Path(file).read_text(encoding="ascii"), re.MULTILINE)
-    except OSError:  # it has ended
-        return 0
-    return int(found[1]) if found else 0
 
 
 # --- one size -------------------------------------------------------------------------------------------------------
@@ -196,6 +222,7 @@ def _whole(stages: Mapping[str, Stage]) -> Stage:
     """All stages of a command as one."""
     return Stage(
         sum(stage.seconds for stage in stages.values()),
+        sum(stage.cpu_seconds for stage in stages.values()),
         max(stage.peak_mb for stage in stages.values()),
         max(stage.main_mb for stage in stages.values()),
     )
@@ -215,14 +242,14 @@ def _tiny(folder: Path) -> Path:
 
 
 def growth(results: list[Result]) -> dict[str, list[float | None]]:
-    """The exponent of every stage's seconds from each size to the next: ln(t₂/t₁) / ln(n₂/n₁)."""
+    """The exponent of every stage's processor seconds from each size to the next: ln(t₂/t₁) / ln(n₂/n₁)."""
     ordered = sorted(results, key=lambda result: result["images"])
     names = list(dict.fromkeys(name for result in ordered for name in result["stages"]))
     return {name: [_exponent(name, a, b) for a, b in pairwise(ordered)] for name in names}
 
 
 def _exponent(stage: str, a: Result, b: Result) -> float | None:
-    before, after = (result["stages"].get(stage, {}).get("seconds", 0.0) for result in (a, b))
+    before, after = (result["stages"].get(stage, {}).get("cpu_seconds", 0.0) for result in (a, b))
     if not before or not after:
         return None
     return math.log(after / before) / math.log(b["images"] / a["images"])
