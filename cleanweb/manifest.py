@@ -19,10 +19,10 @@ How the file is opened, beside others who may want it, is in `database.py`.
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import duckdb
@@ -34,14 +34,14 @@ from cleanweb.database import attached as attached
 from cleanweb.database import in_parts as in_parts
 from cleanweb.database import opened as opened
 from cleanweb.errors import MachineError, RunError, UsageError
+from cleanweb.frames import empty as empty
+from cleanweb.frames import exactly, shared_texts, typed, typed_parts
 from cleanweb.remote import is_address
 from cleanweb.schema import NEW_COLUMNS, SCHEMA_VERSION, SELECTIONS, TABLES, definition, quoted, statements
 from cleanweb.spreadsheet import guarded_sql
 
 if TYPE_CHECKING:
     import pandas as pd
-
-V = TypeVar("V")
 
 STORAGE_VERSION = "v1.0.0"  # the oldest there is: what DuckDB 2 writes by default, DuckDB 1 cannot open
 
@@ -66,7 +66,7 @@ def write(folder: Path, tables: Mapping[str, "pd.DataFrame"]) -> None:
     to such a folder, MachineError where the disk refuses.
     """
     tables = {name: empty(name) for name in ADDED} | dict(tables)
-    frames = {name: _typed(name, frame) for name, frame in _exactly(TABLES, tables, "table").items()}
+    frames = exactly(TABLES, tables, "table")
     folder = folder.resolve()
     if "?" in str(folder):  # DuckDB takes what follows for options, and loses its log file
         raise UsageError(f"cannot write a DuckDB file under {folder}: a ? in the path. Choose another --out")
@@ -91,71 +91,6 @@ def write(folder: Path, tables: Mapping[str, "pd.DataFrame"]) -> None:
         raise MachineError(f"cannot write the manifest in {folder}: {brief(error)}") from error
 
 
-def empty(table: str) -> "pd.DataFrame":
-    """The table without a row."""
-    import pandas as pd
-
-    return pd.DataFrame({name: [] for name, _, _ in TABLES[table]}, dtype=object)
-
-
-def _exactly(wanted: Iterable[str], given: Mapping[str, V], what: str) -> dict[str, V]:
-    """`given` in the order of `wanted`; ValueError unless both have the same keys: a typo must not vanish."""
-    missing, extra = [name for name in wanted if name not in given], [name for name in given if name not in wanted]
-    if missing or extra:
-        raise ValueError(f"manifest: missing {what}s {missing}, unknown {what}s {extra}")
-    return {name: given[name] for name in wanted}
-
-
-def _typed(table: str, frame: "pd.DataFrame") -> "pd.DataFrame":
-    """The table's columns in order and in types that mean the same to every pandas and DuckDB (text: "string" …)."""
-    import pandas as pd
-
-    types = {name: sql_type.split()[0] for name, sql_type, _ in TABLES[table]}
-    if not frame.columns.is_unique:
-        raise ValueError(f"manifest: table {table} has a column twice")
-    columns = {}
-    for name, column in _exactly(types, {name: frame[name] for name in frame.columns}, f"{table} column").items():
-        try:
-            columns[name] = _AS[types[name]](column).array
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"manifest: {table}.{name} is no {types[name]}: {error}") from error
-    return pd.DataFrame(columns)
-
-
-def _text(column: "pd.Series") -> "pd.Series":
-    import pandas as pd
-
-    kind = pd.api.types.infer_dtype(column, skipna=True)
-    if kind not in ("string", "empty", "categorical") and column.notna().any():
-        raise TypeError(f"not text but {kind}")
-    try:
-        text = column.astype("string")  # kept by pyarrow, where it is installed, which refuses lone surrogates
-        if text.dtype.storage == "python":
-            "".join(text.dropna()).encode()  # and so does this
-    except UnicodeEncodeError:
-        escaped = (t.encode(errors="backslashreplace").decode() if isinstance(t, str) else None for t in column)
-        text = pd.Series(escaped, dtype="string")
-    return text
-
-
-def _utc(column: "pd.Series") -> "pd.Series":
-    import pandas as pd
-
-    return pd.to_datetime(column, utc=True).dt.tz_localize(None)
-
-
-_AS = {
-    "VARCHAR": _text,
-    "verdict": _text,
-    "INTEGER": lambda column: column.astype("Int64"),
-    "BIGINT": lambda column: column.astype("Int64"),
-    "FLOAT": lambda column: column.astype("Float32"),
-    "DOUBLE": lambda column: column.astype("Float64"),
-    "BOOLEAN": lambda column: column.astype("boolean"),
-    "TIMESTAMP": _utc,
-}
-
-
 def _draft(folder: Path, frames: dict[str, "pd.DataFrame"], location: str | None) -> None:
     """All files, complete and closed, under draft names; the parts of images, where there are any, at their location,
     which no manifest names yet."""
@@ -171,9 +106,10 @@ def _draft(folder: Path, frames: dict[str, "pd.DataFrame"], location: str | None
         for name, frame in frames.items():
             if name == "images" and location is not None:
                 continue
-            con.register("frame", frame)
-            con.execute(f"INSERT INTO {name} SELECT {', '.join(map(_stored, TABLES[name]))} FROM frame")
-            con.unregister("frame")
+            for rows in typed_parts(name, frame):
+                con.register("frame", rows)
+                con.execute(f"INSERT INTO {name} SELECT {', '.join(map(_stored, TABLES[name]))} FROM frame")
+                con.unregister("frame")
         _check_duplicates(con)
         guarded = _GUARDED if location is None else _GUARDED.replace("FROM images", f"FROM {_IN_ORDER}")
         con.execute(f"COPY ({guarded}) TO {quoted(draft + '.csv')} (FORMAT csv, HEADER)")
@@ -198,7 +134,7 @@ def _write_parts(folder: Path, images: "pd.DataFrame", location: str) -> int:
     with duckdb.connect(config={"temp_directory": str(folder / f"{_DRAFT}.spill")}) as con:
         con.execute(next(statements()))  # the type of verdicts
         for start, name in zip(starts, parts.files(os.fspath(made), len(starts), folder), strict=True):
-            con.register("frame", images.iloc[start : start + parts.ROWS])
+            con.register("frame", typed("images", images.iloc[start : start + parts.ROWS]))
             con.execute(f"CREATE TABLE part ({definition('images')})")
             con.execute(f"INSERT INTO part SELECT {', '.join(map(_stored, TABLES['images']))} FROM frame")
             con.execute(f"COPY (SELECT {start} + rowid AS place, * FROM part ORDER BY rowid) TO {quoted(name)} "
@@ -344,7 +280,7 @@ def read(folder: Path, table: str) -> "pd.DataFrame":
         verdicts = [name for name, sql_type, _ in TABLES[table] if sql_type.split()[0] == "verdict"]
         text = ", ".join(f"{name}::VARCHAR AS {name}" for name in verdicts)
         rows = _IN_ORDER if table == "images" and in_parts(con) else table
-        frame = con.execute(f"SELECT *{f' REPLACE ({text})' * bool(text)} FROM {rows}").df()
+        frame = shared_texts(con, f"SELECT *{f' REPLACE ({text})' * bool(text)} FROM {rows}")
     frame = frame.assign(**{name: None for name in NEW_COLUMNS.get(table, ()) if name not in frame})
     if list(frame.columns) != [name for name, _, _ in TABLES[table]]:
         raise RunError(

@@ -41,7 +41,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("tools", {"settings", "machine", "divergence", "neighbours", "labelnoise", "calibration", "smallloss", "mixmatch",
                "contrastive", "twogroups", "distributed", "workers", "pixelcache", "signatures", "charts", "usage",
                "runlock", "checkpoint", "safenames", "spreadsheet", "drafts", "signals", "tarmembers", "columns",
-               "packed", "parts"}),
+               "packed", "parts", "frames"}),
     ("the disk, and other places", {"atomic", "remote"}),
     ("ground", {"records", "errors", "schema"}),
 ]  # fmt: skip
@@ -65,7 +65,8 @@ TORCH_FREE = {"__init__", "__main__", "run", "cli", "commands", "commands/*", "t
               "retagging", "exporting", "labeltree", "modelcard", "doctor", "summary", "report", "thumbnails",
               "charts", "reviews",
               "carried", "review",
-              "review/*", "verdict", "tables", "trusted", "manifest", "database", "images", "duplicates", "runfolder",
+              "review/*", "verdict", "tables", "trusted", "manifest", "frames",
+              "database", "images", "duplicates", "runfolder",
               "readers", "readers/*", "parquetfile", "labelrows", "keyedlabels", "shards", "tarmembers",
               "remote", "finder",
               "writers", "writers/*", "bench", "bench/noise", "bench/sources", "bench/worlds",
