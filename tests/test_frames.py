@@ -1,4 +1,4 @@
-"""Frames as the manifest holds them: what comes back is what a plain query gives, no text twice; parts are the whole."""
+"""Frames as the manifest holds them: what comes back is what a query gives, no text twice; parts are the whole."""
 
 import duckdb
 import pandas as pd
