@@ -23,9 +23,9 @@ _LEAST_BATCH = 128  # an image is told apart from the others of its batch: a few
 
 
 class SelfSupervised(nn.Module):
-    """NT-Xent on two strong views of every image."""
+    """NT-Xent on two distorted views of every image."""
 
-    views: ClassVar[tuple[str, ...]] = ("strong", "strong")
+    views: ClassVar[tuple[str, ...]] = ("distorted", "distorted")
 
     def __init__(self, network: Network):
         super().__init__()
@@ -42,7 +42,7 @@ class SelfSupervised(nn.Module):
 
 
 class Supervised(SelfSupervised):
-    """SupCon on two strong views of every image and the labels it was given."""
+    """SupCon on two distorted views of every image and the labels it was given."""
 
     def _loss(self, z: Tensor, z_prime: Tensor, labels: Tensor) -> Tensor:
         return contrast(torch.cat([z, z_prime]), labels.repeat(2))

@@ -4,6 +4,7 @@ Images travel as uint8 (b, side, side, 3) from the pixel cache, a margin larger 
 normalised float32 (b, 3, size, size) in channels-last memory.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from cleanweb.methods import Batch, Batches
 
+_LUMA = 0.299, 0.587, 0.114
 _SMALL_PX = 64  # up to here images are padded for cropping, as CIFAR's are; above, they are loaded larger
 
 
@@ -61,7 +63,35 @@ def strong(images: Tensor, size_px: int, generator: torch.Generator) -> Tensor:
     return pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
-VIEWS = {"weak": weak, "strong": strong}
+def distorted(images: Tensor, size_px: int, generator: torch.Generator) -> Tensor:
+    """A crop of a fifth of the area to all of it, flipped, of other brightness, contrast and saturation, at times grey,
+    one draw per image: uint8 (b, size, size, 3). What contrastive learning needs: two small moves of a picture are told
+    from other pictures by their colours alone (SimCLR, https://arxiv.org/abs/2002.05709, appendix A; no hue, no blur).
+    """
+    b, device = len(images), images.device
+
+    def draw(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(b, generator=generator).to(device)
+
+    area, aspect = draw(0.2, 1.0), draw(math.log(3 / 4), math.log(4 / 3)).exp()
+    width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+    x, y = draw(-1, 1) * (1 - width), draw(-1, 1) * (1 - height)
+    flip, nothing = torch.where(draw(0, 1) < 0.5, -1.0, 1.0), torch.zeros(b, device=device)
+    matrix = torch.stack([width * flip, nothing, x, nothing, height, y], 1).view(b, 2, 3)
+    grid = F.affine_grid(matrix, [b, 3, size_px, size_px], align_corners=False)
+    pixels = F.grid_sample(images.permute(0, 3, 1, 2).float(), grid, padding_mode="reflection", align_corners=False)
+
+    jitter = torch.where(draw(0, 1) < 0.8, 1.0, 0.0)
+    brightness, contrast, saturation = (1 + jitter * draw(-0.4, 0.4) for _ in range(3))
+    pixels = pixels * brightness.view(b, 1, 1, 1)
+    pixels = pixels.mean((1, 2, 3), keepdim=True).lerp(pixels, contrast.view(b, 1, 1, 1))
+    grey = (pixels * torch.tensor(_LUMA, device=device).view(3, 1, 1)).sum(1, keepdim=True)
+    saturation = torch.where(draw(0, 1) < 0.2, 0.0, saturation)
+    pixels = grey.lerp(pixels, saturation.view(b, 1, 1, 1))
+    return pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+VIEWS = {"weak": weak, "strong": strong, "distorted": distorted}
 
 
 @dataclass(frozen=True, slots=True)

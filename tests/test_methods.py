@@ -73,7 +73,7 @@ def test_a_method_says_what_it_takes(name: str, recipe: str):
     cls = methods.load(name, recipe)
     assert issubclass(cls, nn.Module)
     assert cls.views
-    assert set(cls.views) <= {"weak", "strong"}
+    assert set(cls.views) <= {"weak", "strong", "distorted"}
     assert list(inspect.signature(cls).parameters) == ["network", "n_samples", "n_classes", "recipe", "epochs"]
     assert inspect.isgeneratorfunction(cls.epoch)
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cleanweb.features import FeatureBatches, MeanView, moments
-from cleanweb.views import VIEWS, ImageBatches, Pixels, loaded_side, strong, weak
+from cleanweb.views import VIEWS, ImageBatches, Pixels, distorted, loaded_side, strong, weak
 
 SIZES = [32, 64, 224]
 
@@ -110,6 +110,26 @@ def test_a_strong_view_stays_in_range(value: int):
         assert inside[inside != 127].max() == 0
     else:
         assert inside[inside != 127].min() >= 0.6 * 255 - 1
+
+
+def test_a_distorted_view_is_a_part_of_the_picture_and_at_times_grey():
+    rows, columns = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    image = torch.stack([4 * rows, 4 * columns, 0 * rows], 2).to(torch.uint8)  # a place is told by its colour
+    views = distorted(image.expand(400, 64, 64, 3), 64, seeded()).float()
+    grey = (views.std(3) < 1).flatten(1).all(1)
+    assert 0.13 < grey.float().mean() < 0.28
+    coloured = views[~grey]
+    spread = (coloured.amax((1, 2)) - coloured.amin((1, 2)))[:, :2] / 255  # of the rows and columns that are seen
+    assert spread.prod(1).quantile(0.1) < 0.45
+    assert spread.max() > 0.9
+    assert views.mean((1, 2, 3)).std() > 10
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_a_distorted_view_stays_in_range(value: int):
+    view = distorted(torch.full((50, 48, 64, 3), value, dtype=torch.uint8), 32, seeded())
+    assert view.shape == (50, 32, 32, 3)
+    assert view.max() == 0 if value == 0 else view.min() >= 0.6 * 255 - 1
 
 
 def test_normalise():

@@ -120,7 +120,7 @@ class Learner(Protocol):
 class Method(Learner, Protocol):
     """What the scoring needs besides."""
 
-    views: ClassVar[tuple[str, ...]]  # what a batch carries: 'weak' or 'strong', one entry per view
+    views: ClassVar[tuple[str, ...]]  # what a batch carries: 'weak', 'strong' or 'distorted', one entry per view
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """images (n, …) → probabilities (n, c) and features (n, d): evaluation mode, no gradient."""

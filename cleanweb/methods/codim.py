@@ -33,7 +33,7 @@ _SURE = 0.95  # of a guessed label that is taken for the contrast
 class CoDiM(DivideMix):
     """CoDiM-Self (`--recipe auto`, `self`)."""
 
-    views: ClassVar[tuple[str, ...]] = ("weak", "weak", "strong", "strong")
+    views: ClassVar[tuple[str, ...]] = ("weak", "weak", "distorted", "distorted")
     pretrain: ClassVar[str] = "self"
 
     def __init__(self, network: AnyNetwork, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
@@ -52,7 +52,7 @@ class CoDiM(DivideMix):
         return loss + _WEIGHT * self._contrast(points, torch.cat(targets), len(x.labels))
 
     def _points(self, learner: AnyNetwork, batches: list[Batch]) -> tuple[Tensor, Tensor]:
-        """Where the strong views of these samples lie on the sphere: of either view (b, k)."""
+        """Where the distorted views of these samples lie on the sphere: of either view (b, k)."""
         projector = self.projectors[learner is self.peer]
         z, z_prime = (projector(learner(torch.cat([batch.views[i] for batch in batches]))[1]) for i in (2, 3))
         return z, z_prime
