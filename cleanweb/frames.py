@@ -85,7 +85,7 @@ def _text(column: "pd.Series") -> "pd.Series":
     try:
         text = column.astype("string")  # kept by pyarrow, where it is installed, which refuses lone surrogates
         if text.dtype.storage == "python":
-            "".join(text.dropna()).encode()  # and so does this
+            "".join(text.dropna().to_numpy(object).tolist()).encode()  # and so does this
     except UnicodeEncodeError:
         escaped = (t.encode(errors="backslashreplace").decode() if isinstance(t, str) else None for t in column)
         text = pd.Series(escaped, dtype="string")
