@@ -34,9 +34,10 @@ _WORDS_IN = {
 class ColumnError(UsageError):
     """Which column holds the paths, or the labels, is not clear."""
 
-    def __init__(self, problem: str, what: str):
-        super().__init__(f"{problem} Name the right one with --{what}-column.")
-        self.without_option = f"{problem} Call the right one {what!r}."
+    def __init__(self, problem: str, *what: str):
+        ones = "one" if len(what) == 1 else "ones"
+        super().__init__(f"{problem} Name the right {ones} with {' and '.join(f'--{w}-column' for w in what)}.")
+        self.without_option = f"{problem} Call the right {ones} {' and '.join(map(repr, what))}."
 
 
 @contextmanager
@@ -48,9 +49,25 @@ def no_column_options() -> Iterator[None]:
         raise UsageError(error.without_option) from None
 
 
+def choose_both(
+    columns: list[str], path: str | None, label: str | None, table: "Path | Remote | str"
+) -> tuple[str, str]:
+    """The columns of the paths and of the labels. Raises ColumnError, which speaks of both where neither is clear."""
+    try:
+        of_paths = choose(columns, "path", path, table)
+    except ColumnError:
+        try:
+            choose(columns, "label", label, table)
+        except ColumnError:
+            problem = f"Which columns of {table} hold the paths and the labels is not clear. {_listed(columns)}"
+            raise ColumnError(problem, "path", "label") from None
+        raise
+    return of_paths, choose(columns, "label", label, table)
+
+
 def choose(columns: list[str], what: str, given: str | None, table: "Path | Remote | str") -> str:
     """The column of the "path" or the "label": the one given, else guessed by name. Raises ColumnError otherwise."""
-    ending = f"The columns are: {', '.join(map(repr, columns))}."
+    ending = _listed(columns)
     if given is not None:
         named = [name for name in columns if name == given] or [c for c in columns if c.lower() == given.lower()]
         if len(named) == 1:
@@ -67,6 +84,10 @@ def choose(columns: list[str], what: str, given: str | None, table: "Path | Remo
             found_names = ", ".join(found)
             raise ColumnError(f"{table} has several columns that could be the {what}: {found_names}. {ending}", what)
     raise ColumnError(f"{table} has no column that is called like a {what}. {ending}", what)
+
+
+def _listed(columns: list[str]) -> str:
+    return f"The columns are: {', '.join(map(repr, columns))}."
 
 
 def _snake(name: str) -> str:

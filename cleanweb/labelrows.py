@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from cleanweb import texttable
-from cleanweb.columns import choose
+from cleanweb.columns import choose, choose_both
 from cleanweb.errors import UsageError
 from cleanweb.parquetfile import Parquet, quoted
 from cleanweb.readers import Place, printable
@@ -66,8 +66,7 @@ def rows(table: Place, path_column: str | None, label_column: str | None, with_i
         yield from _parquet_rows(table, path_column, label_column, with_images)
         return
     columns, records = texttable.read(table)
-    path = columns.index(choose(columns, "path", path_column, table))
-    label = columns.index(choose(columns, "label", label_column, table))
+    path, label = map(columns.index, choose_both(columns, path_column, label_column, table))
     labels = Labels(table)
     for record in records:
         yield labels.row(record[path], record[label])

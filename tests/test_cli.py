@@ -108,7 +108,7 @@ def test_retag_advises_no_option_it_lacks(run: Path, tmp_path: Path) -> None:
     code, _, err = cleanweb("retag", "--trusted", table, "--run", run)
     assert code == 2
     assert "--path-column" not in err
-    assert "Call the right one 'path'." in err
+    assert "Call the right ones 'path' and 'label'." in err
 
 
 def test_report_says_how_far_it_is_and_can_be_quiet(run: Path, tmp_path: Path) -> None:

@@ -450,6 +450,16 @@ def test_a_guess_that_is_not_unique_lists_the_columns(columns, what, given, word
         choose(columns, what, given, T)
 
 
+def test_where_neither_column_is_clear_both_options_are_named_at_once(tmp_path):
+    file = table(files(tmp_path, "a", "b"), "Bilddatei,Kategorie\na,u\nb,v\n")
+    with pytest.raises(UsageError, match=r"'Bilddatei', 'Kategorie'.*--path-column and --label-column"):
+        read(file)
+    with pytest.raises(UsageError, match=r"called like a label.*with --label-column"):
+        read(file, path_column="Bilddatei")
+    with pytest.raises(UsageError, match=r"called like a path.*with --path-column"):
+        read(file, label_column="Kategorie")
+
+
 def test_columns_can_be_given(tmp_path):
     file = table(files(tmp_path, "a", "b"), "file,image,class,category\na,x,1,u\nb,y,2,v\n")
     with pytest.raises(UsageError):
