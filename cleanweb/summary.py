@@ -50,7 +50,8 @@ class Summary:
         if self.noise_rate is not None and self.noise_interval is not None:
             low, high = self.noise_interval
             rate = f"Estimated share of wrong labels: {self.noise_rate:.1%} ({low:.0%} to {high:.0%}). "
-        return [*lines, f"{rate}{self.needs_review:,} verdicts are worth a second look (needs_review)."]
+        look = _counted(self.needs_review, "verdict is", "verdicts are")
+        return [*lines, f"{rate}{look} worth a second look (needs_review)."]
 
     def _class_lines(self) -> list[str]:
         noisiest = sorted(self.classes, key=lambda row: -(row["noise_rate"] or 0))
@@ -74,7 +75,9 @@ class Summary:
         lines = [""]
         if sum(self.duplicates.values()):
             copies = " and ".join(f"{n:,} {kind}" for kind, n in self.duplicates.items() if n)
-            lines.append(f"Duplicates: {copies} copies; {self.two_labels:,} pictures were given more than one label.")
+            copies += " copy" if sum(self.duplicates.values()) == 1 else " copies"
+            two = f"; {_counted(self.two_labels, 'picture was', 'pictures were')} given more than one label"
+            lines.append(f"Duplicates: {copies}{two if self.two_labels else ''}.")
         if self.unreadable:
             found = ", ".join(f"{n:,} {status}" for status, n in self.unreadable.items())
             lines.append(f"Files that could not be used: {found}.")
@@ -88,6 +91,8 @@ class Summary:
             f"Classifier  {run / 'classifier'}" if self.classifier else "Classifier  none: no image has a final label",
             *([f"Report      {run / 'report.html'}"] if (run / "report.html").exists() else []),
             "Next",
+            *([f"  cleanweb review{option}  # look at what is not sure, and correct it"] if self.needs_review else []),
+            f"  cleanweb audit{option}  # how far can it be trusted? Judge 200 pictures",
             f"  cleanweb export --only clean{option}",
             f'  cleanweb sql "SELECT path, given_label, suggested_label, confidence FROM relabeled LIMIT 20"{option}',
             f"  cleanweb predict IMAGE{option}",
@@ -124,6 +129,10 @@ def summarise(folder: Path, tables: dict[str, pd.DataFrame], notes: list[str], r
 def _two_labels(images: pd.DataFrame) -> int:
     picture = images["duplicate_of"].fillna(images["sample_id"])
     return int((images["given_label"].groupby(picture).nunique() > 1).sum())
+
+
+def _counted(n: int, one: str, many: str) -> str:
+    return f"{n:,} {one if n == 1 else many}"
 
 
 def _more(n: int, what: str, query: str) -> list[str]:
