@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, TextIO
 
 from cleanweb import manifest, readers, remote, splits, writers
@@ -50,16 +50,18 @@ class Exported:
 
 
 def export(
-    run: Path, format: str = "csv", out: Place | None = None, *, only: Sequence[str] = ("trainable",),
+    run: Path, format: str | None = None, out: Place | None = None, *, only: Sequence[str] = ("trainable",),
     where: str | None = None, split: str | None = None, seed: int = 0, relabel: bool = True, link: str = "copy",
     dry_run: bool = False, progress: Progress = silent, stream: TextIO | None = None,
 ) -> Exported:  # fmt: skip
     """Write the images of a run that `only` (`schema.SELECTIONS`) and the SQL condition `where` select.
 
-    out: a file or a folder that is not there yet; by default a new name in the run folder. stream: written to in its
-    place. split: as in `splits.parse`. relabel: relabeled images get the suggested label, else they keep the given one.
-    dry_run: say what would be written, and write nothing. Raises UsageError and RunError in words to act on.
+    format: by default the table that `out` ends in, else csv. out: a file or a folder that is not there yet; by default
+    a new name in the run folder. stream: written to in its place. split: as in `splits.parse`. relabel: relabeled
+    images get the suggested label, else they keep the given one. dry_run: say what would be written, and write nothing.
+    Raises UsageError and RunError in words to act on.
     """
+    format = format or format_by_ending(out)
     if isinstance(out, Remote):
         with _made_here(run, out, dry_run) as here:
             made = export(run, format, here, only=only, where=where, split=split, seed=seed, relabel=relabel,
@@ -84,9 +86,20 @@ def export(
         done = writers.Written(len(rows), {})
     else:
         done = _foreseen(format, asked) if dry_run else writers.write(format, asked)
-    counts = Counter(writers.suit(format, asked)[1].rows["split"])
+    suited = writers.suit(format, asked)[1].rows
+    counts = Counter(suited["split"])
     return Exported(None if stream else out, len(rows), done.images, done.left_out, {s: counts[s] for s in shares},
-                    tuple(_notes(format, rows, link)))  # fmt: skip
+                    tuple(_notes(format, suited, link)))  # fmt: skip
+
+
+def format_by_ending(out: Place | None) -> str:
+    """The table that `out` is to be, where no format is named. Raises UsageError where it ends in something else."""
+    ending = "" if out is None else PurePath(out.name).suffix.lower()
+    tables = {"": "csv", **{writers.load(name).SUFFIX: name for name in writers.TABLES}}
+    if ending not in tables:
+        raise UsageError(f"{out} ends in {ending}, which is no table that is written here. Give --format, or an "
+                         f"--out that ends in {', '.join(filter(None, tables))}.")  # fmt: skip
+    return tables[ending]
 
 
 @contextmanager
@@ -220,5 +233,7 @@ def _notes(format: str, rows: "pd.DataFrame", link: str) -> Iterable[str]:
         names = zip(writers.values(rows["path"]), writers.values(rows["format"]), strict=True)
         suffixes = Counter(image_name(path, kind)[1].lower() for path, kind in names)
         if passed_over := {suffix: n for suffix, n in suffixes.items() if suffix not in TORCHVISION_SUFFIXES}:
-            yield (f"{sum(passed_over.values()):,} of these images are {', '.join(sorted(passed_over))}, which "
-                   "torchvision's ImageFolder passes over unless it is told so.")  # fmt: skip
+            kinds = f"{sum(passed_over.values()):,} of these images are {', '.join(sorted(passed_over))}"
+            reader = "torchvision's ImageFolder, with which Ultralytics reads," if format == "yolo" else (
+                "torchvision's ImageFolder")  # fmt: skip
+            yield f"{kinds}, which {reader} passes over unless it is told so."

@@ -93,13 +93,14 @@ class Run:
         return Run(self.folder, tuple(done.notes))
 
     def export(
-        self, out: Path | str, format: str = "csv", *, only: Sequence[str] = ("trainable",), where: str | None = None,
-        link: str = "copy", split: str | None = None, seed: int = 0, relabel: bool = True,
+        self, out: Path | str, format: str | None = None, *, only: Sequence[str] = ("trainable",),
+        where: str | None = None, link: str = "copy", split: str | None = None, seed: int = 0, relabel: bool = True,
     ) -> int:  # fmt: skip
         """Hand over the images that `only` and `where` select, as in `images`, and what else `cleanweb export` takes.
 
-        Gives how many were written: files that cannot be read are left out. Raises UsageError where `out` exists, lies
-        inside the crawl, or a choice is wrong; MachineError where the disk refuses.
+        format: by default the table that `out` ends in, else csv. Gives how many were written: files that cannot be
+        read are left out. Raises UsageError where `out` exists, lies inside the crawl, or a choice is wrong;
+        MachineError where the disk refuses.
         """
         from cleanweb import exporting
 

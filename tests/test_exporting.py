@@ -93,6 +93,27 @@ def test_a_stream_holds_what_a_file_would(format: str, run: Path, tmp_path: Path
         exporting.export(run, "parquet", stream=stream)
 
 
+def test_what_out_ends_in_says_the_format_where_none_is_named(run: Path, images: pd.DataFrame, tmp_path: Path) -> None:
+    for name in ("a.parquet", "a.jsonl", "a.csv"):
+        exporting.export(run, out=tmp_path / name)
+    read = pd.read_parquet, lambda file: pd.read_json(file, lines=True), pd.read_csv
+    for loaded, name in zip(read, ("a.parquet", "a.jsonl", "a.csv"), strict=True):
+        assert len(loaded(tmp_path / name)) == len(trainable(images))
+    exporting.export(run, "csv", tmp_path / "named.txt")
+    with pytest.raises(UsageError, match=r"ends in \.json, .*--format.*\.csv, \.jsonl, \.parquet"):
+        exporting.export(run, out=tmp_path / "a.json")
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_what_is_said_of_suffixes_is_of_what_is_written(run: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(exporting, "TORCHVISION_SUFFIXES", set())
+    everything = ("clean", "relabeled", "ood", "unusable")
+    done = exporting.export(run, "yolo", tmp_path / "out", only=everything, dry_run=True)
+    assert 0 < done.written < done.selected
+    assert [note.split()[0] for note in done.notes] == [str(done.written)]
+    assert "Ultralytics" in done.notes[0]
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_nothing_is_written_into_the_crawl(format: str, run: Path, crawl: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(crawl)

@@ -25,8 +25,10 @@ def export(
         list[Only] | None, typer.Option(help="What to hand over; repeatable. Default: trainable.")
     ] = None,
     format: Annotated[
-        Format, typer.Option("--format", "-f", help="A table, a folder of images, or a list for a tool.")
-    ] = "csv",
+        Format | None,
+        typer.Option("--format", "-f", help="A table, a folder of images, or a list for a tool. Default: what --out "
+                     "ends in, else csv."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="PATH", help="Where to, s3://… too; - is stdout "
@@ -72,8 +74,8 @@ def export(
 
         names = [str(name) for name in only or ["trainable"]]
         done = exporting.export(
-            run, str(format), None if to_stdout or out is None else place(out), only=names, where=where, split=split,
-            seed=seed, relabel=relabel, link=str(link), dry_run=dry_run, progress=progress,
+            run, format and str(format), None if to_stdout or out is None else place(out), only=names, where=where,
+            split=split, seed=seed, relabel=relabel, link=str(link), dry_run=dry_run, progress=progress,
             stream=table_stream() if to_stdout else None,
         )  # fmt: skip
     if as_json and not to_stdout:

@@ -19,7 +19,9 @@ else:
 
 def sql(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="One statement, in quotes.")],
-    format: Annotated[SqlFormat, typer.Option("--format", "-f", help="How to print the rows.")] = "table",
+    format: Annotated[
+        SqlFormat, typer.Option("--format", "-f", help="How to print the rows; json: an object a line.")
+    ] = "table",
     unsafe: Annotated[
         bool, typer.Option("--unsafe", help="Let the query read and write other files, and load extensions.")
     ] = False,
