@@ -33,6 +33,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+_IN_SHORT = {  # where the first sentence of a command is too long for the list of commands
+    fit: "Learn from the noisy labels, and tag every image.",
+    audit: "How far can I trust it? Judge a random sample blind.",
+    sql: "Ask the manifest in SQL, read-only.",
+    retag: "Decide again from the stored scores, without training.",
+    export_model: "Hand over the retrained classifier: timm, ONNX, torch.export.",
+    predict: "Label images with the retrained classifier.",
+    doctor: "Check the machine: libraries, devices, weights, disk.",
+}
 for command in (
     fit,
     report,
@@ -45,8 +54,8 @@ for command in (
     predict,
     doctor,
 ):  # in the order of the work
-    app.command(cls=Command)(command)
-app.add_typer(bench, name="bench")
+    app.command(cls=Command, short_help=_IN_SHORT.get(command))(command)
+app.add_typer(bench, name="bench", short_help="Measure how good and how fast it is.")
 
 
 def _version(asked: bool) -> None:

@@ -330,6 +330,9 @@ def test_a_sheet_that_nobody_filled_in_answers_nothing(world: tuple[Path, dict],
     found = draw.draw(run, 30)
     sheet.write(run, found, tmp_path / "s.csv")
     assert sheet.read(run, found, tmp_path / "s.csv") == dict.fromkeys(found.rows["sample_id"], Answer(UNSURE))
+    code, _, err = cleanweb("audit", "--answers", tmp_path / "s.csv", "--run", run)
+    assert code == 0
+    assert "Nothing is filled in yet" in err
 
 
 @pytest.mark.parametrize(("text", "words"), [

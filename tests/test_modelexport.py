@@ -16,6 +16,7 @@ from cleanweb import manifest, modelcard, modelexport, settings
 from cleanweb.errors import MachineError, RunError, UsageError
 from cleanweb.pixelcache import centre_square
 from cleanweb.schema import TABLES
+from tests.test_cli import cleanweb as command_line
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,16 @@ def test_a_copy_is_complete_and_says_the_same(format: str, run: Path, config: di
     assert modelcard.USES[format] in (out / "README.md").read_text()
     with pytest.raises(UsageError, match="never overwrites"):
         modelexport.export(run, format, out)
+
+
+def test_the_command_says_how_far_it_is_where_nobody_wants_json(run: Path, tmp_path: Path) -> None:
+    code, _, err = command_line("export-model", "--run", run, "--out", tmp_path / "a")
+    assert code == 0
+    assert err.startswith("model: 0 of 1")
+    assert "model: 1 of 1" in err
+    code, out, err = command_line("export-model", "--run", run, "--out", tmp_path / "b", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["out"] == str(tmp_path / "b")
 
 
 @pytest.mark.timeout(120)

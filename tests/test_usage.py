@@ -26,6 +26,14 @@ def test_every_help_page_is_plain_and_fits(command: list[str]) -> None:
     assert cleanweb(*command, "-h")[1] == page
 
 
+def test_the_list_of_commands_breaks_off_in_no_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    page = cleanweb("--help")[1]
+    listed = page[page.index("Commands:") :].splitlines()[1:]
+    assert len(listed) == len(COMMANDS)
+    assert all(line.endswith(".") and "..." not in line for line in listed)
+
+
 def test_the_commands_stand_in_the_order_of_the_work() -> None:
     order = ["fit", "report", "sql", "retag", "export", "predict", "doctor", "bench"]
     assert [name for name in COMMANDS if name in order] == order

@@ -76,8 +76,11 @@ def audit(
 
 def _answered(run: Path, table: Path, who: str) -> "Audit":
     from cleanweb.audit import sheet
+    from cleanweb.audit.statement import CLASS, NONE
 
     found = sheet.take(run, table, who)
+    if not found.count(CLASS, NONE):
+        typer.echo(plain(f"Nothing is filled in yet: every answer in {table} is ?."), err=True)
     _report(run)
     return found
 

@@ -8,7 +8,7 @@ import typer
 from cleanweb.commands import JsonOption, Quiet, RunOption, Verbose
 from cleanweb.remote import on_disk
 from cleanweb.settings import DEFAULT_RUN, MODEL_FORMATS
-from cleanweb.terminal import choice, echo_json, one_line, words_for_errors
+from cleanweb.terminal import choice, echo_json, one_line, showing_progress, words_for_errors
 
 if TYPE_CHECKING:
     Format = str
@@ -40,11 +40,13 @@ def export_model(
       cleanweb export-model --format onnx --out sports-onnx
       cleanweb export-model --format torch-export
     """
-    with words_for_errors():
+    with words_for_errors(), showing_progress(quiet or as_json) as progress:
+        progress("model", 0, 1)  # loading torch and writing ONNX take their time
         from cleanweb import exporting, modelexport
 
         target = (on_disk(out) if out else None) or exporting.new_name(run, ("classifier", str(format)), "")
         difference = modelexport.export(run, str(format), target)
+        progress("model", 1, 1)
     if as_json:
         echo_json({"out": str(target), "format": str(format), "largest_difference": difference})
     elif not quiet:
