@@ -11,6 +11,8 @@ import numpy as np
 TEMPERATURES = np.exp(np.linspace(-1.2, 2.8, 41))  # with four labels in five wrong a network is far too sure
 _BLOCK = 2**22  # probabilities worked on at once: all of them many times over would not fit, with thousands of classes
 _ENOUGH = 2**23  # probabilities that a temperature is chosen on
+_FEWEST = 5  # images to read a middle one off
+_LEAST_SPREAD = 1e-3  # of the logarithms of how often classes are given: below, they are given alike
 
 
 def blocks(n: int, c: int) -> Iterator[slice]:
@@ -59,14 +61,15 @@ def calibrated(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def label_trust(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """P(the given label is right), taking every image to show one of the classes: (n,) in [0, 1]."""
+    """P(the given label is right), taking every image to show one of the classes, and wrong labels to be of all classes
+    alike: (n,) in [0, 1]."""
     q = calibrated(probs, labels)
-    typical, trust = typical_floors(q), np.empty(len(q))
+    typical, alike, trust = typical_floors(q), np.full(q.shape[1], 1 / q.shape[1]), np.empty(len(q))
     for rows in blocks(*q.shape):
         believed, at = q[rows].astype(float), (np.arange(len(q[rows])), labels[rows])
-        own, usual = own_floor(believed), typical[believed.argmax(1)]
+        own, usual = own_floor(believed, alike), typical[believed.argmax(1)]
         share = class_share(believed, np.maximum(own, usual))
-        trust[rows] = label_right(believed[at], np.maximum(own[:, 0] * (1 - share[at]), usual[at]))
+        trust[rows] = label_right(believed[at], np.maximum(own[at] * (1 - share[at]), usual[at]))
     return trust
 
 
@@ -81,12 +84,38 @@ def class_share(q: np.ndarray, floor: np.ndarray) -> np.ndarray:
     return above / above.sum(1, keepdims=True)
 
 
-def own_floor(q: np.ndarray) -> np.ndarray:
-    """How likely a class is to be given to each image without being right, were all classes alike in that: what the
-    middle class gets, or the average one besides the first, whichever is less: (n, 1). A class or two that the image
-    might show do not raise the middle one."""
-    rest = (q.sum(1, keepdims=True) - q.max(1, keepdims=True)) / (q.shape[1] - 1)  # 1 − max is rounded
-    return np.minimum(np.median(q, 1, keepdims=True), rest)
+def own_floor(q: np.ndarray, astray: np.ndarray) -> np.ndarray:
+    """How likely a class is to be given to each image without being right, were all classes alike in that but for how
+    often they are given `astray` (c,): (n, c), at most that. Measured by it, it is what the middle class gets, or the
+    average one besides the first, whichever is less. A class or two that the image might show do not raise the middle
+    one."""
+    first = q.argmax(1)
+    rest = (q.sum(1) - q[np.arange(len(q)), first]) / (1 - astray[first])  # 1 − max is rounded
+    return np.minimum(np.minimum(np.median(q / astray, 1), rest), 1)[:, None] * astray
+
+
+def astray(q: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How often each class is given to images that do not show it: (c,), > 0, sums to 1. q (n, c); labels (n,), −1
+    where none is given.
+
+    Taken to be as (how often the class is given at all)^γ, 0 ≤ γ ≤ 1: 0 where labels go astray to all classes alike, 1
+    where a share of what was found under every name is wrong. γ is read off the middle image of those believed to show
+    another class: what it gives to the class.
+    """
+    given, c = labels >= 0, q.shape[1]
+    often = np.log(np.bincount(labels[given], minlength=c) + 1.0)
+    rows = enough(*q.shape)
+    believed, first = q[rows], np.where(given[rows], q[rows].argmax(1), -1)
+    middle = np.full(c, np.nan)
+    for k in range(c):
+        others = believed[(first >= 0) & (first != k), k]
+        if len(others) >= _FEWEST:
+            middle[k] = np.log(max(float(np.median(others)), 1e-9))
+    known = np.isfinite(middle)
+    x, y = (v[known] - v[known].mean() if known.any() else v[known] for v in (often, middle))
+    gamma = np.clip((x @ y) / (x @ x + _LEAST_SPREAD * c), 0, 1)
+    share = np.exp(gamma * often)
+    return share / share.sum()
 
 
 def typical_floors(q: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:

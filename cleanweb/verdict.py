@@ -6,10 +6,11 @@ The only thing that is known for sure is what labels were given. So everything i
    which the given labels are most likely. Both come from other samples' labels, so the blend is calibrated: of the
    images whose blend says 0.3 for a class, about 30 % were given it.
 2. Right or wrong. Wrong labels fall on an image whatever it shows. How often is read off the classes that it surely
-   does not show (the noise floor); P(label is right) = 1 − floor / q(label).
-3. Another class or none. Wrong labels fall on images of the known classes as on any, so the entropies of images with
-   right labels are the null of the two-groups model (`twogroups.py`): what the images with wrong labels have beyond it
-   belongs to no class.
+   does not show (the noise floor); P(label is right) = 1 − floor / q(label). Whether large classes are given astray
+   more often than small ones is read off, too.
+3. Another class or none. What a belief says is its divergence from how labels go astray. Wrong labels fall on images of
+   the known classes as on any, so images with right labels are the null of the two-groups model (`twogroups.py`): what
+   the images with wrong labels have of silence beyond it belongs to no class.
 4. Strays. Some images of no class were given, by chance, the label they look most like: as many as chance allows.
 5. People. What a person has verified is certain, and sets the probabilities of the others right (`calibration.py`).
 
@@ -23,6 +24,7 @@ import numpy as np
 from cleanweb.calibration import recalibrated
 from cleanweb.labelnoise import (
     TEMPERATURES,
+    astray,
     blocks,
     class_share,
     enough,
@@ -95,9 +97,9 @@ def by_evidence(scores: Scores) -> Opinion:
     right, wrong = given & (likely > 0.5), given & (likely <= 0.5)
     p_class, p_stray = np.ones(len(q)), np.zeros(len(q))
     if right.any() and wrong.any():
-        groups = floor.entropy[wrong], 1 - likely[wrong], floor.entropy[right]  # of the wrong some may be right
-        p_class = null_probability(*groups, at=floor.entropy)
-        per_right = (1 - likely[wrong]).sum() / right.sum() * density_ratio(*groups, at=floor.entropy[right])
+        groups = floor.silence[wrong], 1 - likely[wrong], floor.silence[right]  # of the wrong some may be right
+        p_class = null_probability(*groups, at=floor.silence)
+        per_right = (1 - likely[wrong]).sum() / right.sum() * density_ratio(*groups, at=floor.silence[right])
         p_stray[right] = stray_probability(floor.passing[right], per_right * (1 - p_class[right]))
     p_clean = floor.label_right(p_class)
     p_id, p_ood = (1 - p_clean) * p_class, (1 - p_clean) * (1 - p_class)
@@ -124,7 +126,7 @@ class _Floor:
     of_label: np.ndarray  # (n,) what the label gets of the belief above the floor
     share: np.ndarray  # (n, c) what each class gets of it; rows sum to 1
     passing: np.ndarray  # (n,) the share of classes that would pass as a right label
-    entropy: np.ndarray  # (n,) bits, of the belief
+    silence: np.ndarray  # (n,) bits, ≤ 0: −D_KL(belief ‖ labels astray), what the belief does not say
     predicted: np.ndarray  # (n,) int64: the class believed most
 
     def label_right(self, p_class: np.ndarray) -> np.ndarray:
@@ -135,18 +137,18 @@ class _Floor:
 def _floor(q: np.ndarray, labels: np.ndarray, given: np.ndarray) -> _Floor:
     """q (n, c); labels (n,), of those that are given."""
     (n, c), typical, share = q.shape, typical_floors(q, given), np.empty_like(q)
-    columns = []
+    often, columns = astray(q, np.where(given, labels, -1)), []
     for rows in blocks(n, c):
         believed = q[rows].astype(float)
-        own, usual = own_floor(believed), typical[believed.argmax(1)]
+        own, usual = own_floor(believed, often), typical[believed.argmax(1)]
         share[rows] = class_share(believed, np.maximum(own, usual))
         floor = np.maximum(own * (1 - share[rows]), usual)
         passing = (1 - floor / np.maximum(believed, 1e-12) > 0.5).mean(1).clip(1 / c, 1 - 1 / c)
-        entropy = -(believed * np.log2(np.maximum(believed, 1e-12))).sum(1)
+        silence = -(believed * np.log2(np.maximum(believed, 1e-12) / often)).sum(1)
         at = np.arange(len(own)), labels[rows]
-        columns.append(np.stack([believed[at], own[:, 0], usual[at], share[rows][at], passing, entropy]))
-    of_given, own, usual, of_label, passing, entropy = np.concatenate(columns, 1)
-    return _Floor(of_given, own, usual, of_label, share, passing, entropy, q.argmax(1))
+        columns.append(np.stack([believed[at], own[at], usual[at], share[rows][at], passing, silence]))
+    of_given, own, usual, of_label, passing, silence = np.concatenate(columns, 1)
+    return _Floor(of_given, own, usual, of_label, share, passing, silence, q.argmax(1))
 
 
 def kind(scores: Scores) -> np.ndarray:

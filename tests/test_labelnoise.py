@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from cleanweb import labelnoise
 from cleanweb.labelnoise import (
     TEMPERATURES,
+    astray,
     calibrated,
     class_share,
     enough,
@@ -138,10 +139,12 @@ def test_surprise_is_cross_entropy():
 @settings(max_examples=50, deadline=None)
 def test_everything_is_a_probability(seed: int, n: int, c: int, alpha: float):
     q, labels = rows(seed, n, c, alpha), np.random.default_rng(seed).integers(0, c, n)
-    own, typical = own_floor(q), typical_floors(q)[q.argmax(1)]
-    assert own.shape == (n, 1)
-    assert typical.shape == (n, c)
-    assert ((own >= -1e-12) & (own <= 1 / c + 1e-12)).all()
+    often = astray(q, labels)
+    own, typical = own_floor(q, often), typical_floors(q)[q.argmax(1)]
+    assert often.sum() == pytest.approx(1)
+    assert (often > 0).all()
+    assert own.shape == typical.shape == (n, c)
+    assert ((own >= -1e-12) & (own <= often + 1e-12)).all()
     assert ((typical >= 0) & (typical <= 1)).all()
     assert (typical[np.arange(n), q.argmax(1)] == 0).all()
     share = class_share(q, np.maximum(own, typical))
@@ -151,6 +154,56 @@ def test_everything_is_a_probability(seed: int, n: int, c: int, alpha: float):
     for trust in (label_right(q[at], np.maximum(own, typical)[at]), label_trust(q, labels)):
         assert trust.shape == (n,)
         assert ((trust >= 0) & (trust <= 1)).all()
+
+
+@given(seed=st.integers(0, 10**6), c=st.integers(2, 12), alpha=st.sampled_from([0.1, 1.0, 50.0]))
+@settings(max_examples=30, deadline=None)
+def test_where_classes_are_given_alike_the_floor_is_the_middle_class_or_the_mean_of_the_rest(
+    seed: int, c: int, alpha: float
+):
+    q = rows(seed, 20, c, alpha)
+    expected = np.minimum(np.median(q, 1), (1 - q.max(1)) / (c - 1))
+    np.testing.assert_allclose(own_floor(q, np.full(c, 1 / c)), expected[:, None].repeat(c, 1), atol=1e-9)
+
+
+SIZES = np.array([900, 500, 250, 120, 60])
+
+
+def crawled(by_name: bool, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Beliefs about a crawl of unequal classes of which three labels in ten are wrong: of any class alike, or a share
+    of what was found under each name."""
+    rng, c = np.random.default_rng(seed), len(SIZES)
+    labels, shown = np.arange(c).repeat(SIZES), np.arange(c).repeat(SIZES)
+    wrong = rng.random(len(labels)) < 0.3
+    if by_name:
+        shown[wrong] = rng.integers(0, c, wrong.sum())
+        often = SIZES / SIZES.sum()
+    else:
+        labels[wrong] = rng.integers(0, c, wrong.sum())
+        often = np.full(c, 1 / c)
+    q = 0.7 * np.eye(c)[shown] + 0.3 * often
+    q = q * np.exp(rng.normal(0, 0.1, q.shape))
+    return q / q.sum(1, keepdims=True), labels
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_how_labels_go_astray_is_read_off(seed: int):
+    q, labels = crawled(True, seed)
+    np.testing.assert_allclose(astray(q, labels), SIZES / SIZES.sum(), rtol=0.25)
+    q, labels = crawled(False, seed)
+    np.testing.assert_allclose(astray(q, labels), 1 / len(SIZES), rtol=0.25)
+
+
+def test_names_and_missing_labels_do_not_matter_to_how_labels_go_astray():
+    q, labels = crawled(True, 0)
+    often, order = astray(q, labels), np.array([3, 0, 4, 1, 2])
+    np.testing.assert_allclose(astray(q[:, order], np.argsort(order)[labels]), often[order], rtol=1e-6)
+    unlabelled = np.full((50, len(SIZES)), 1 / len(SIZES))
+    both = astray(np.concatenate([q, unlabelled]), np.concatenate([labels, np.full(50, -1)]))
+    np.testing.assert_allclose(both, often, rtol=1e-6)
+    np.testing.assert_allclose(astray(q[:0], labels[:0]), 1 / len(SIZES))
+    equal = np.arange(5).repeat(40)
+    np.testing.assert_allclose(astray(rows(1, 200, 5, 1.0), equal), 0.2)
 
 
 def test_a_label_is_right_by_what_its_class_has_above_the_floor():

@@ -8,8 +8,8 @@ Idea     CSSL, contrastive semi-supervised learning: an encoder that contrastive
          of the samples for it. Self: the contrast needs no labels. Sup: it draws together what carries one label.
 
 Reconstructed
-- Stage 0 is `pretrain.py`, of the same kind, for as many epochs. Stage 1 is DivideMix's warm-up, with λ·NT-Xent. What is
-  contrasted are SimCLR's crops and colours (`views.distorted`); the rest learns from weak views.
+- Stage 0 is `pretrain.py`, of the same kind, for as many epochs. Stage 1 is DivideMix's warm-up, with λ·NT-Xent.
+- What is contrasted are SimCLR's crops and colours (`views.distorted`); the rest learns from weak views.
 - Stage 2: L = DivideMix's + λ·NT-Xent of all samples + (Sup) λ·SupCon of those that keep their label, refined, and of
   those whose guessed label is above 0.95. λ = 0.1: the contrast has done most of its work in stage 0, and a large one
   is known to be at odds with the classifier (PLReMix, https://arxiv.org/abs/2402.17589).
