@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from cleanweb.bench import record, tables
 from cleanweb.bench.record import Result
 from cleanweb.cli import app
+from cleanweb.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,6 +41,23 @@ def rows(table: tables.Table) -> list[dict[str, str]]:
     assert all(len(row) == len(table.columns) for row in table.rows)
     assert all(isinstance(cell, str) for row in table.rows for cell in row)
     return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+
+
+# --- what methods promise ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_method_is_expected_to_reach_is_what_the_results_say(method: str):
+    """The results that the method's file names; where it names none, all of the method on the scaled worlds."""
+    doc = import_module(next(iter(METHODS[method].values())).partition(":")[0]).__doc__
+    expected = " ".join(re.findall(r"^Expected(.*?)^$", doc, re.MULTILINE | re.DOTALL))
+    named = re.findall(rf"scaled-\w+-\d+-{re.escape(method)}-[\w-]+\.json", expected)
+    files = [tables.RECORDED / name for name in named] or sorted(tables.RECORDED.glob(f"scaled-*-{method}-*.json"))
+    assert files
+    for file in files:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        for share in (found["metrics"]["macro_f1"], found["classifier"]["test_accuracy"]):
+            assert f"{100 * share:.1f}" in expected, file.name
 
 
 # --- our own --------------------------------------------------------------------------------------------------------

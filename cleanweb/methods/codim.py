@@ -6,6 +6,10 @@ Paper    Zhang et al., 2021, https://arxiv.org/abs/2111.11652. Only its abstract
 Idea     CSSL, contrastive semi-supervised learning: an encoder that contrastive learning has prepared goes on to learn
          the classifier with the semi-supervised and the contrastive losses together. CoDiM takes DivideMix's division
          of the samples for it. Self: the contrast needs no labels. Sup: it draws together what carries one label.
+Expected On 10,000 CIFAR-100 images (16 classes, 4 foreign), cnn5, 15 epochs, seed 0, `self`: macro-F1 and classifier,
+         beside DivideMix's: 20 % flips 65.8, 69.2 % (64.5, 66.9 %); 50 % 61.0, 60.5 % (54.8, 55.4 %); 80 % 36.7, 40.6 %
+         (33.1, 30.8 %); 40 % to the next class 55.5, 61.9 % (51.1, 55.7 %). bench/results/scaled-…-codim-…,
+         scaled-…-dividemix-…. `sup` has not been run there.
 
 Reconstructed
 - Stage 0 is `pretrain.py`, of the same kind, for as many epochs. Stage 1 is DivideMix's warm-up, with λ·NT-Xent.

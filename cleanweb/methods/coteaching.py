@@ -7,6 +7,8 @@ Idea     A network that picks its own samples repeats its own mistakes. So each 
          pick among the samples on which they disagree.
 Symbols  losses, losses_peer (b,): cross-entropy of either network; share: R(t), see smallloss.py. Both need the noise
          rate.
+Expected On 10,000 CIFAR-100 images (16 classes, 4 foreign, 20 % flips), cnn5, 15 epochs, seed 0, told the noise rate:
+         macro-F1 56.7, classifier 66.5 %; Co-teaching+ 54.5, 60.0 % (bench/results/scaled-sym20-0-coteaching…).
 
 Departures
 - Epochs are fractions of the run: R(t) falls over 5 % of it, Co-teaching+ sets in after 2.5 % (10 and 5 of 200).

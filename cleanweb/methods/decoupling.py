@@ -4,6 +4,8 @@ Paper    Malach and Shalev-Shwartz, NIPS 2017, https://arxiv.org/abs/1706.02613
 Idea     Two networks learn from the samples on which they disagree, and from no other. Where both have learned a class
          they agree, and the wrong labels that are left there teach nothing. It needs no noise rate, but what they
          disagree on is rich in noise.
+Expected On 10,000 CIFAR-100 images (16 classes, 4 foreign, 20 % flips), cnn5, 15 epochs, seed 0: macro-F1 60.8,
+         classifier 62.2 % (bench/results/scaled-sym20-0-decoupling-…).
 
 Departures
 - The print leaves open how a step weighs its samples: the mean over those of the batch on which the two disagree.

@@ -4,6 +4,8 @@ Paper    Wei et al., CVPR 2020, https://arxiv.org/abs/2003.02752
 Idea     Two networks are pulled towards each other and learn as one. They disagree on wrong labels, so that a sample's
          joint loss (both cross-entropies and their divergence) tells clean from noisy: the R(t)·b smallest are kept.
 Symbols  p, p_peer (n, c): the predictions; weight: λ; R(t): see smallloss.py. It needs the noise rate.
+Expected On 10,000 CIFAR-100 images (16 classes, 4 foreign, 20 % flips), cnn5, 15 epochs, seed 0, told the noise rate:
+         macro-F1 52.2, classifier 59.4 % (bench/results/scaled-sym20-0-jocor-…).
 
 Departures
 - R(t) falls over 5 % of the epochs (10 of 200), and R(t)·b is rounded up, as printed (|D'| ≥ R(t)·|D|).

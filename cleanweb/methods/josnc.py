@@ -6,6 +6,8 @@ Idea     A sample is clean where its own prediction fits its label, or where the
          over the samples that carry its label.
 Symbols  p, p_prime (n, c): predictions of a weak and a strong view; beliefs (n, c), features (n, d): what the network
          last made of every sample; tau_clean, tau_ood (c,).
+Expected On 10,000 CIFAR-100 images (16 classes, 4 foreign, 20 % flips), cnn5, 15 epochs, seed 0: macro-F1 67.3,
+         classifier 71.4 % (bench/results/scaled-sym20-0-josrc-snc-cnn5-full-15-d63be8.json); `auto` 67.2, 71.1 %.
 
 Departures
 - What the authors add to the losses (partial labels, negative learning, neighbour and feature consistency) is left out:
