@@ -58,7 +58,7 @@ TENSORS = {"methods", "methods/*", "divergence", "neighbours", "network", "small
            "pretrain", "machine", "distributed",
            "views", "features", "train", "tune", "crossfit", "plan", "score", "pipeline", "prediction", "modelexport",
            "bench/trial", "bench/speed",
-           "bench/rivals"}  # fmt: skip
+           "bench/rivals", "bench/webvision"}  # fmt: skip
 DATABASE = {"database", "manifest", "parquetfile", "writers/parquet"}
 # What `--help`, `export`, `sql`, `retag`, `doctor` and `review` load: no module-level import leads from here to torch.
 TORCH_FREE = {"__init__", "__main__", "run", "cli", "commands", "commands/*", "terminal", "config", "usage",

@@ -172,6 +172,44 @@ def tables(
             print_table(table.columns, table.rows)
 
 
+@app.command(cls=Command)
+def webvision(
+    folder: Annotated[
+        Path, typer.Argument(metavar="WEBVISION", help="WebVision 1.0: info/, google/, val_images_256/.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The run folder; an interrupted run goes on.")],
+    imagenet: Annotated[Path | None, typer.Option(help="ImageNet's validation images, a folder per class.")] = None,
+    classes: Annotated[int, typer.Option(min=2, help="The first so many; 50 make mini-WebVision.")] = 50,
+    method: Annotated[Method, typer.Option(help="How to learn from noisy labels.")] = "codim",
+    recipe: Annotated[RecipeName, typer.Option(help="As in cleanweb fit.")] = "auto",
+    backbone: Annotated[str, typer.Option(help="As in cleanweb fit.")] = "inception_resnet_v2",
+    weights: Annotated[str, typer.Option(help="As in cleanweb fit.")] = "none",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Default: the recipe's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Default: the recipe's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of every random choice.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes to read images; default: all cores.")] = None,
+    as_json: JsonOption = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fit on mini-WebVision and tell top-1 and top-5 on clean images of WebVision and ImageNet."""
+    with words_for_errors(), showing_progress(quiet) as progress:
+        from cleanweb.bench import record
+        from cleanweb.bench.webvision import run
+
+        asked = Settings(folder, out=out, method=str(method), recipe=str(recipe), backbone=backbone, weights=weights,
+                         tune="full", epochs=epochs, batch_size=batch_size, seed=seed, device=device,
+                         workers=workers)  # fmt: skip
+        result = run(folder, imagenet, classes, asked, progress)
+        record.write(result, out / "webvision.json")
+    if as_json:
+        echo_json(result)
+    elif not quiet:
+        rows = [(name, _percent(of["top-1"]), _percent(of["top-5"]), of["images"])
+                for name, of in result["accuracy"].items()]  # fmt: skip
+        print_table(["test images of", "top-1", "top-5", "images"], rows)
+
+
 app.command(cls=Command)(costs.speed)
 app.command(cls=Command)(costs.scale)
 

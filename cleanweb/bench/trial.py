@@ -9,7 +9,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from cleanweb.bench.record import Result
 from cleanweb.bench.worlds import Made
 from cleanweb.methods import TAKE_NOISE_RATE, Method, unwatched
 from cleanweb.network import Backbone, load_classifier
-from cleanweb.records import Progress, silent
+from cleanweb.records import Progress, Sample, silent
 from cleanweb.runfolder import RunFolder
 from cleanweb.schema import TABLES
 from cleanweb.settings import Settings
@@ -92,7 +92,8 @@ def run(trial: Trial, progress: Progress = silent) -> Result:
     interrupted; looking at test images takes none of the seconds."""
     folder, in_one_go = RunFolder(trial.settings.out), not trial.settings.out.exists()
     with tempfile.TemporaryDirectory() as scratch:
-        test = CleanImages(trial, Path(scratch))
+        samples = readers.read(trial.made.folder / "test").samples
+        test = CleanImages(samples, trial.pixels, trial.device, trial.settings.workers, Path(scratch))
         accuracies = Accuracies(trial, test)
         if not folder.manifest.exists():
             # a head learns on features: a test image tells it nothing
@@ -115,27 +116,29 @@ def run(trial: Trial, progress: Progress = silent) -> Result:
 
 
 class CleanImages:
-    """The world's test images, prepared as `predict` prepares what it labels: the centre square at the network's size.
+    """Labelled test images, prepared as `predict` prepares what it labels: the centre square at the network's size.
 
     scratch: a folder for their pixels, which must stay there as long as this is used.
     """
 
-    def __init__(self, trial: Trial, scratch: Path):
-        samples = readers.read(trial.made.folder / "test").samples
+    def __init__(
+        self, samples: Sequence[Sample], pixels: Pixels, device: torch.device, workers: int | None, scratch: Path
+    ):
         self.labels = [sample.given_label for sample in samples]
-        self.pixels, self.device = trial.pixels, trial.device
-        size, workers = trial.pixels.size_px, trial.settings.workers
-        self.cache = inspection.inspect(samples, scratch, size, workers, silent)[1]
+        self.pixels, self.device = pixels, device
+        self.cache = inspection.inspect(samples, scratch, pixels.size_px, workers, silent)[1]
 
     @torch.inference_mode()
-    def accuracy(self, predict: Callable[[Tensor], Tensor], classes: list[str]) -> float:
-        """The share of the images, in [0, 1], for whose class predict gives most: images (b, 3, h, w) → (b, c)."""
+    def accuracy(self, predict: Callable[[Tensor], Tensor], classes: list[str], top: int = 1) -> float:
+        """The share of the images, in [0, 1], whose class is among the `top` for which predict gives most: images
+        (b, 3, h, w) → (b, c)."""
         place = {label: k for k, label in enumerate(classes)}
         truth, right = np.array([place.get(str(label), -1) for label in self.labels]), 0
         for chunk in np.array_split(np.arange(len(truth)), -(-len(truth) // _BATCH)):
             images = torch.from_numpy(self.cache.load(chunk, self.pixels.size_px)).to(self.device)
-            named = predict(self.pixels.normalise(images)).argmax(1).cpu().numpy()
-            right += int((named == truth[chunk]).sum())
+            found = predict(self.pixels.normalise(images))
+            named = found.topk(min(top, found.shape[1]), dim=1).indices.cpu().numpy()
+            right += int((named == truth[chunk, None]).sum())
         return right / len(truth)
 
     def of_classifier(self, folder: Path) -> float:
