@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 V = TypeVar("V")
 
 _PART = 122_880  # rows: DuckDB keeps so many together
-_FEW = 1_000  # texts of a column, of which each is kept once
+_MANY, _FEW = 10_000, 1_000  # of so many rows on a column of so few texts keeps each once
 
 
 def typed_parts(table: str, frame: "pd.DataFrame") -> Iterator["pd.DataFrame"]:
@@ -34,8 +34,9 @@ def shared_texts(con: Any, query: str) -> "pd.DataFrame":
 
 
 def _few_texts(con: Any, query: str) -> dict[str, str]:
-    """The columns of few different texts, and these, as SQL."""
-    described = con.execute(f"DESCRIBE {query}").fetchall()
+    """Where there are many rows: the columns of few different texts, and these, as SQL."""
+    [(rows,)] = con.execute(f"SELECT count(*) FROM ({query})").fetchall()
+    described = con.execute(f"DESCRIBE {query}").fetchall() if rows >= _MANY else []
     found = {}
     for name in (f'"{name}"' for name, kind, *_ in described if kind == "VARCHAR"):
         [(n,)] = con.execute(f"SELECT approx_count_distinct({name}) FROM ({query})").fetchall()

@@ -8,7 +8,7 @@ from cleanweb import frames, manifest
 from cleanweb.schema import TABLES
 
 HOSTILE = ["", "it's", 'a "b"', "a,b\nc", "'); DROP TABLE t; --", "é\u202e", "\\", "😀", "None", "nan", "Ａ"]
-N = 5_000
+N = 12_000
 
 
 @pytest.fixture
