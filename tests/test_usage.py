@@ -61,10 +61,11 @@ def test_the_examples_of_the_help_are_commands_there_are() -> None:
 def test_help_is_quick() -> None:
     words = [sys.executable, "-m", "cleanweb", "--help"]
     seconds = []
-    for _ in range(5):
-        started = time.perf_counter()
+    for _ in range(5):  # of the processor: others may be using it, too
+        before = os.times()
         subprocess.run(words, capture_output=True, check=True)
-        seconds.append(time.perf_counter() - started)
+        after = os.times()
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
     assert min(seconds) < 0.4
 
 
