@@ -34,6 +34,8 @@ TOKEN, HERE = "a-token", "http://127.0.0.1:8000"
 @pytest.fixture
 def own(run: Path, tmp_path: Path) -> Path:
     shutil.copytree(run, tmp_path / "run")
+    with manifest.changing(tmp_path / "run") as con:
+        con.execute("UPDATE images SET needs_review = true WHERE sample_id IN (SELECT sample_id FROM images LIMIT 3)")
     return tmp_path / "run"
 
 
