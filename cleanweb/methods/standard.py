@@ -4,8 +4,8 @@ With label smoothing and a mean teacher it is how the classifier is retrained; `
 "Standard" of the papers' tables.
 
 Expected On 10,000 CIFAR-100 images (16 classes, 4 foreign, 20 % flips), cnn5, seed 0, `--recipe paper`: macro-F1 68.9,
-         classifier 71.4 % after 15 epochs; 53.2, 70.2 % after 40, when it has learned the wrong labels, too
-         (bench/results/scaled-sym20-0-standard-…).
+         classifier 71.4 % after 15 epochs; 53.2, 70.2 % after 40, when it has learned the wrong labels, too;
+         with 50 % flips 48.4, 61.7 % after 40 (bench/results/scaled-…-standard-…).
 """
 
 from collections.abc import Iterator
