@@ -34,16 +34,18 @@ def shared_texts(con: Any, query: str) -> "pd.DataFrame":
 
 
 def _few_texts(con: Any, query: str) -> dict[str, str]:
-    """Where there are many rows: the columns of few different texts, and these, as SQL."""
-    [(rows,)] = con.execute(f"SELECT count(*) FROM ({query})").fetchall()
-    described = con.execute(f"DESCRIBE {query}").fetchall() if rows >= _MANY else []
-    found = {}
-    for name in (f'"{name}"' for name, kind, *_ in described if kind == "VARCHAR"):
-        [(n,)] = con.execute(f"SELECT approx_count_distinct({name}) FROM ({query})").fetchall()
-        if 0 < n < _FEW:
-            texts = con.execute(f"SELECT DISTINCT {name} FROM ({query}) WHERE {name} IS NOT NULL").fetchall()
-            found[name] = ", ".join(quoted(text) for (text,) in texts)
-    return found
+    """Where there are many rows: the columns of few different texts, and these, as SQL. The rows are looked through
+    twice, however many columns there are: they may lie far away."""
+    described = con.execute(f"DESCRIBE {query}").fetchall()
+    names = [f'"{name}"' for name, kind, *_ in described if kind == "VARCHAR"]
+    counted = ", ".join(["count(*)", *(f"approx_count_distinct({name})" for name in names)])
+    [(rows, *counts)] = con.execute(f"SELECT {counted} FROM ({query})").fetchall()
+    few = [name for name, n in zip(names, counts, strict=True) if 0 < n < _FEW]
+    if rows < _MANY or not few:
+        return {}
+    listed = ", ".join(f"list(DISTINCT {name}) FILTER ({name} IS NOT NULL)" for name in few)
+    [texts] = con.execute(f"SELECT {listed} FROM ({query})").fetchall()
+    return {name: ", ".join(map(quoted, known)) for name, known in zip(few, texts, strict=True)}
 
 
 def empty(table: str) -> "pd.DataFrame":

@@ -67,9 +67,8 @@ def _cpu_seconds() -> float:
     for pid in _family():
         with contextlib.suppress(OSError):
             after_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
-            ticks += sum(
-                map(int, after_name.split()[11:15])
-            )  # utime, stime, and those of children that were waited for
+            # utime, stime, and those of children that were waited for
+            ticks += sum(map(int, after_name.split()[11:15]))
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
