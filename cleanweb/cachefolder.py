@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cleanweb import atomic, images, pixelcache, readers, runlock
+from cleanweb import atomic, images, readers, runlock
 from cleanweb.errors import CleanwebError, MachineError, UsageError
 from cleanweb.records import Sample
 from cleanweb.remote import Place
@@ -93,8 +93,8 @@ class Again:
             raise MachineError(f"{sample.path} is not in the cache, and cannot be read again: {error}. Give a larger "
                                "--cache-size.") from error  # fmt: skip
         with images.quiet():
-            picture = images.inspect_one(data, side_px=self.side_px)[1]
-        if picture is None:
+            square = images.inspect_one(data, side_px=self.side_px)[1]
+        if square is None:
             raise MachineError(f"{sample.path} is not in the cache, and is no picture any more. Give a larger "
                                "--cache-size.")  # fmt: skip
-        return pixelcache.centre_square(picture, self.side_px)
+        return square

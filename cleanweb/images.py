@@ -17,7 +17,6 @@ from dataclasses import replace
 from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -49,12 +48,13 @@ class _Trouble(Exception):
 
 def inspect_one(
     content: Path | bytes | Unread, name: str = "", side_px: int | None = None
-) -> tuple[ImageFacts, Image.Image | None]:
-    """Open one image and decode it to its end, once: its facts, and the RGB picture where the status is OK. Never
-    raises.
+) -> tuple[ImageFacts, np.ndarray | None]:
+    """Open one image and decode it to its end, once: its facts, and where the status is OK its pixels (h, w, 3) uint8
+    RGB. Never raises.
 
-    `name` is what the bytes were called, to note a wrong extension; a Path brings its own. `side_px`: a square of that
-    side is all that is asked for, so that a large JPEG may be decoded at a half, a quarter or an eighth of its scale.
+    `name` is what the bytes were called, to note a wrong extension; a Path brings its own. `side_px`: the pixels are
+    the centre square of that side, or smaller, and a large JPEG may be decoded at a half, a quarter or an eighth of its
+    scale.
     """
     facts, data = ImageFacts(Status.OK), b""
     with warnings.catch_warnings():
@@ -67,8 +67,10 @@ def inspect_one(
             whole = _reduce(opened, side_px)
             picture = _decode(opened)
             width, height = _upright(whole, opened) if whole else picture.size
+            pixels = np.asarray(picture) if side_px is None else pixelcache.centre_square(picture, side_px)
             note = _note(opened, name or (content.name if isinstance(content, Path) else ""))
-            return replace(facts, **_hashes(picture), width=width, height=height, note=note), picture
+            facts = replace(facts, width=width, height=height, phash=phash(picture), note=note)
+            return replace(facts, pixel_digest=_pixel_digest(facts, pixels)), pixels
         except Exception as error:
             status, words = _explain(error)
             if status == Status.ERROR and signatures.is_short(data):
@@ -86,11 +88,12 @@ def thumbnail(content: bytes, side_px: int) -> Image.Image:
     return picture
 
 
-def _hashes(picture: Image.Image) -> dict[str, Any]:
-    """What is read off the pixels."""
-    pixels = hashlib.sha256(f"{picture.width}x{picture.height}:".encode())  # which processors have instructions for
-    pixels.update(np.asarray(picture).data)
-    return {"pixel_digest": pixels.hexdigest()[:32], "phash": phash(picture)}
+def _pixel_digest(facts: ImageFacts, pixels: np.ndarray) -> str:
+    """Of a picture's size, its perceptual hash and these pixels of it. All its pixels would cost as much as a fifth of
+    decoding them; two pictures that are alike in all this look alike anywhere."""
+    seen = hashlib.sha256(f"{facts.width}x{facts.height}:{facts.phash}:".encode())  # which processors do in hardware
+    seen.update(np.ascontiguousarray(pixels).data)
+    return seen.hexdigest()[:32]
 
 
 def phash(picture: Image.Image) -> int:
@@ -325,10 +328,9 @@ def _inspector(
 
     def inspect_and_keep(content: Path | bytes | Unread) -> object:
         with quiet():
-            facts, picture = inspect_one(content, side_px=size_px)
-        if picture is None or cache_folder is None:
+            facts, square = inspect_one(content, side_px=size_px)
+        if square is None or cache_folder is None:
             return facts, None
-        square = pixelcache.centre_square(picture, size_px)
         if kept[0] + square.nbytes > room_bytes:
             return facts, None
         kept[0] += square.nbytes
@@ -359,11 +361,10 @@ def _squarer(side_px: int, _: int) -> Callable[[Path | bytes | Unread], tuple[Im
 
     def open_and_cut(content: Path | bytes | Unread) -> tuple[ImageFacts, np.ndarray | None]:
         with quiet():
-            facts, picture = inspect_one(content, side_px=side_px)
-        if picture is None:
-            return facts, None
-        square = pixelcache.centre_square(picture, side_px)
-        return facts, square if len(square) == side_px else pixelcache.resized(square, side_px)
+            facts, square = inspect_one(content, side_px=side_px)
+        if square is None or len(square) == side_px:
+            return facts, square
+        return facts, pixelcache.resized(square, side_px)
 
     return open_and_cut
 

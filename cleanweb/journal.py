@@ -18,6 +18,7 @@ from cleanweb.pixelcache import Place, Places
 from cleanweb.records import ImageFacts, Status
 
 _FIELDS = [field.name for field in fields(ImageFacts)]
+_FACTS_OF = 2  # what the facts mean: older ones are not mixed with newer ones
 SHARD_S, SHARD_FILES = 5.0, 1000  # a shard ends with the first of the two
 
 
@@ -29,7 +30,7 @@ class Journal:
         is kept."""
         self.folder = folder
         self.facts, self.places = Facts(), Places()
-        self._header = [size_px]
+        self._header = [size_px, _FACTS_OF]
         self._shard: list[list[Any]] = []
         self._begun = time.monotonic()
         if folder is not None:

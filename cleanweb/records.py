@@ -97,7 +97,7 @@ class ImageFacts:
     height: int = 0  # px
     bytes: int = 0  # file size
     sha256: str = ""  # of the file's bytes
-    pixel_digest: str = ""  # of the decoded RGB pixels: equal pictures are equal here whatever their format
+    pixel_digest: str = ""  # of size, hash and the pixels kept: equal pictures are equal here whatever their format
     phash: int = 0  # 64-bit perceptual hash (unsigned)
     note: str = ""  # e.g. "GIF named .jpg", "animated: first of 12 frames"
 

@@ -39,7 +39,7 @@ TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("p_predicted", "FLOAT", "Probability the model gives the predicted label"),
         ("neighbour_agreement", "FLOAT", "Share of the nearest other images that carry the given label, in [0, 1]"),
         ("neighbour_similarity", "FLOAT", "Mean cosine similarity to the nearest other images, in [-1, 1]"),
-        ("duplicate_kind", "VARCHAR", "exact: same pixels; near: looks the same; NULL where duplicate_of is"),
+        ("duplicate_kind", "VARCHAR", "exact: same to the network; near: looks the same; NULL where duplicate_of is"),
         ("note", "VARCHAR", "What else is worth knowing of the file: wrong extension, animated …"),
         ("file", "VARCHAR", "Absolute path of the file that holds the image; NULL where there is none"),
         (

@@ -111,8 +111,8 @@ def images(folder: Path, corpus: Path | None) -> tuple[list[bytes], Check]:
 
     def check(data: bytes) -> str:
         with quiet():
-            facts, picture = inspect_one(data)
-        assert (picture is None) == (facts.status != Status.OK) == bool(facts.error), facts
+            facts, pixels = inspect_one(data)
+        assert (pixels is None) == (facts.status != Status.OK) == bool(facts.error), facts
         assert "\n" not in facts.error, facts
         return str(facts.status)
 

@@ -36,19 +36,18 @@ def encoded(picture: Image.Image, format: str = "PNG", **options) -> bytes:
 
 
 def seen(content: bytes, name: str = "") -> np.ndarray:
-    facts, picture = inspect_one(content, name)
+    facts, pixels = inspect_one(content, name)
     assert facts.status == Status.OK, facts
-    assert picture.mode == "RGB"
-    assert (facts.width, facts.height) == picture.size
-    return np.asarray(picture)
+    assert pixels.shape == (facts.height, facts.width, 3)
+    return pixels
 
 
 # --- statuses -------------------------------------------------------------------------------------------------------
 
 
 def status(content: bytes | Path) -> tuple[Status, str]:
-    facts, picture = inspect_one(content)
-    assert (picture is None) == (facts.status != Status.OK)
+    facts, pixels = inspect_one(content)
+    assert (pixels is None) == (facts.status != Status.OK)
     assert bool(facts.error) == (facts.status != Status.OK)
     assert "\n" not in facts.error
     return facts.status, facts.error
@@ -141,8 +140,8 @@ def test_a_file_cut_anywhere_is_never_taken_for_whole(format):
         truth, cuts = seen(whole), range(12, len(whole) - 16, max(1, len(whole) // 40))
         found = []
         for cut in cuts:
-            facts, picture = inspect_one(whole[:cut])
-            assert picture is None or np.array_equal(np.asarray(picture), truth)
+            facts, pixels = inspect_one(whole[:cut])
+            assert pixels is None or np.array_equal(pixels, truth)
             found.append(facts.status)
         assert found.count(Status.TRUNCATED) > 0.9 * len(found)
 
@@ -229,9 +228,9 @@ def test_exif_orientation_is_applied(orientation):
 def test_the_first_frame_is_taken_and_told():
     frames = [scene(seed=s).quantize(64) for s in range(3)]
     content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    facts, picture = inspect_one(content, "a.gif")
+    facts, pixels = inspect_one(content, "a.gif")
     assert facts.note == "first of several frames"
-    assert np.array_equal(np.asarray(picture), np.asarray(frames[0].convert("RGB")))
+    assert np.array_equal(pixels, np.asarray(frames[0].convert("RGB")))
 
 
 @pytest.mark.parametrize(
@@ -254,21 +253,24 @@ def test_a_reduced_scale_changes_the_pixels_and_nothing_else(format, orientation
     exif[0x0112] = orientation
     coarse = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
     content = encoded(Image.fromarray(coarse).resize((1400, 1200), Image.Resampling.BICUBIC), format, exif=exif)
-    (whole, full), (facts, picture) = inspect_one(content), inspect_one(content, side_px=64)
+    (whole, full), (facts, square) = inspect_one(content), inspect_one(content, side_px=64)
     same = {"pixel_digest": "", "phash": 0}
     assert replace(facts, **same) == replace(whole, **same)
-    assert images.HASHED_PX <= min(picture.size) <= min(full.size) / (4 if format == "JPEG" else 1)
-    assert picture.width / picture.height == pytest.approx(full.width / full.height, rel=0.02)
     assert (facts.phash ^ whole.phash).bit_count() <= 2
-    square, expected = centre_square(picture, 64), centre_square(full, 64)
+    expected = centre_square(Image.fromarray(full), 64)
     assert np.abs(square.astype(int) - expected).mean() < 2
 
 
 @pytest.mark.parametrize("side_px", [36, 256, 300])
-def test_what_is_left_of_a_reduced_picture_is_enough(side_px):
+def test_what_is_left_of_a_reduced_picture_is_enough(side_px, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(images, "phash", lambda picture: decoded.append(picture.size) or 0)
     for width, height in ((200, 150), (640, 480), (1999, 1024), (257, 2049)):
-        _, picture = inspect_one(encoded(scene(width, height), "JPEG"), side_px=side_px)
-        assert min(picture.size) >= min(width, height, max(side_px, images.HASHED_PX))
+        _, square = inspect_one(encoded(scene(width, height), "JPEG"), side_px=side_px)
+        assert min(decoded[-1]) >= min(width, height, max(side_px, images.HASHED_PX))
+        assert decoded[-1][0] / decoded[-1][1] == pytest.approx(width / height, rel=0.02)
+        assert square.shape == (min(width, height, side_px),) * 2 + (3,)
+    assert decoded[-2] < (1999, 1024)
 
 
 def test_a_large_jpeg_without_its_end_is_still_truncated():
@@ -308,6 +310,16 @@ def test_phash_is_the_textbook_formula():
     assert images.phash(picture) == int(bits, 2)
 
 
+def test_a_digest_tells_pictures_apart_that_are_alike_where_the_network_looks():
+    wide = np.asarray(scene(300, 100)).copy()
+    facts = inspect_one(encoded(Image.fromarray(wide)), side_px=32)[0]
+    assert facts.pixel_digest == inspect_one(encoded(Image.fromarray(wide), "BMP"), side_px=32)[0].pixel_digest
+    wide[:, :90] = wide[::-1, :90]  # the square in the middle is what it was
+    other, square = inspect_one(encoded(Image.fromarray(wide)), side_px=32)
+    assert np.array_equal(square, centre_square(scene(300, 100), 32))
+    assert other.pixel_digest != facts.pixel_digest
+
+
 def test_phash_survives_light_changes_and_tells_pictures_apart():
     near = [images.phash(p) for p in (scene(200, 150), scene(200, 150).resize((120, 90)))]
     assert (near[0] ^ near[1]).bit_count() <= 4
@@ -337,7 +349,7 @@ def test_inspect_keeps_the_centre_squares(tmp_path, workers):
     again = pickle.loads(pickle.dumps(PixelCache.open(tmp_path / "cache")))
     for i in range(30):
         picture = Image.open(files[i])
-        assert facts[i] == inspect_one(files[i])[0]
+        assert facts[i] == inspect_one(files[i], side_px=48)[0]
         assert again.side(i) == pixels.side(i) == min(48, *picture.size)
         expected = centre_square(picture, 48)
         assert np.array_equal(again.load([i], len(expected))[0], expected)
@@ -399,7 +411,7 @@ def test_squares_come_in_order_and_a_crash_costs_one_of_them(tmp_path, monkeypat
     assert [square is None for _, square in found] == [i in (5, 12, 13) for i in range(14)]
     for file, (facts, square) in zip(files, found, strict=True):
         if square is not None:
-            assert facts == inspect_one(file)[0]
+            assert facts == inspect_one(file, side_px=32)[0]
             assert square.shape == (32, 32, 3)
             assert np.array_equal(square, pixelcache.resized(centre_square(Image.open(file), 32), 32))
 

@@ -38,6 +38,7 @@ from cleanweb.views import ImageBatches, Pixels, loaded_side
 from cleanweb.writers.parquet import store
 
 CLASSES, BATCH = 10, 128
+_DECODED = 1500  # files at least: to start processes takes as long as to decode some hundred
 _CIFAR = Pixels(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 _IMAGENET = Pixels(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 Run = Callable[[], float]  # does it once; items a second
@@ -216,8 +217,10 @@ def _batches(files: list[Path], size: int) -> Iterator[list[Path]]:
 
 
 def decoding(rounds: int, files: list[Path], scratch: Path, workers: int, side: int = 256) -> Result:
-    """Inspecting all files into the cache, against one thread that only decodes and resizes them, with and without
-    JPEG's reduced scales (`draft`). Files/s; of_cores: the ratio, divided by the number of cores."""
+    """Inspecting all files into the cache, processes started and all, against one thread that only decodes and resizes
+    them, with and without JPEG's reduced scales (`draft`). Files/s; of_cores: the ratio, divided by the number of
+    cores."""
+    files = files * -(-_DECODED // len(files))
     n = len(files)
 
     def bare(draft: bool) -> float:
