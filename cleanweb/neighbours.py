@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_BLOCK_ELEMENTS = 2**25  # similarities held at once: 128 MB in float32
+_BLOCK_ELEMENTS = 2**23  # similarities held at once: 32 MB in float32, and twice as much of places
 EXACT = 20_000  # samples up to which all pairs are compared: some seconds on two cores
 LEAF, TREES = 2_048, 3
 SHORT = 128  # principal directions in which the forest looks
@@ -33,10 +33,21 @@ def nearest(features: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
         similarity = unit[first : first + block] @ unit.T
         rows = torch.arange(len(similarity), device=unit.device)
         similarity[rows, rows + first] = -2.0  # not its own neighbour
-        top = similarity.topk(k, dim=1)
-        indices[first : first + block] = top.indices.cpu().numpy()
-        similarities[first : first + block] = top.values.cpu().numpy()
+        indices[first : first + block], similarities[first : first + block] = _largest(similarity, k)
     return indices, similarities
+
+
+def _largest(values: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The places of the k largest numbers of each row (m, n), largest first, and these. On a processor NumPy parts rows
+    of a leaf in a third of the time that torch.topk takes."""
+    if values.device.type != "cpu" or k == 0:
+        top = values.topk(k, dim=1)
+        return top.indices.cpu().numpy(), top.values.cpu().numpy()
+    rows = values.numpy()
+    places = np.argpartition(rows, -k, axis=1)[:, -k:]
+    order = np.argsort(-np.take_along_axis(rows, places, 1), axis=1, kind="stable")
+    places = np.take_along_axis(places, order, 1)
+    return places, np.take_along_axis(rows, places, 1)
 
 
 def near(unit: np.ndarray, k: int, seed: int, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
