@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cleanweb import pipeline
-from cleanweb.bench import record, trial, worlds
+from cleanweb.bench import record, tables, trial, worlds
 from cleanweb.bench.sources import read_source
 from cleanweb.bench.worlds import WORLDS, World
 from cleanweb.cli import app
@@ -188,6 +188,14 @@ def test_a_head_is_measured_at_its_end(world: Path, tmp_path: Path):
 
 
 # --- what is tried --------------------------------------------------------------------------------------------------
+
+
+def test_pre_training_is_told_where_it_was_asked_for(world: Path):
+    made = worlds.read(world)
+    plain, begun = (trial.prepare(made, replace(QUICK, **asked)).told() for asked in ({}, {"pretrain": "self"}))
+    assert begun == plain | {"pretrain": "self"}
+    assert tables._words(begun)[0] == f"{tables._words(plain)[0]} --pretrain self"
+    assert tables._kind(begun) != tables._kind(plain)
 
 
 def test_other_settings_another_name(world: Path):

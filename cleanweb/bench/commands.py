@@ -11,6 +11,7 @@ from cleanweb.errors import UsageError, did_you_mean
 from cleanweb.settings import MOST_SEED, Settings
 from cleanweb.terminal import (
     Method,
+    Pretrain,
     RecipeName,
     Tune,
     echo_json,
@@ -94,6 +95,7 @@ def run(
     backbone: Annotated[str, typer.Option(help="As in cleanweb fit.")] = "auto",
     weights: Annotated[str, typer.Option(help="As in cleanweb fit.")] = "auto",
     tune: Annotated[Tune, typer.Option(help="As in cleanweb fit.")] = "auto",
+    pretrain: Annotated[Pretrain, typer.Option(help="As in cleanweb fit.")] = "auto",
     epochs: Annotated[int | None, typer.Option(min=1, help="Default: the recipe's.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Default: the recipe's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=MOST_SEED, help="Default: the world's.")] = None,
@@ -118,8 +120,8 @@ def run(
         if with_rivals and len(names) < len(rivals.RIVALS):
             typer.echo('cleanlab is not installed and left out: pip install ".[bench]" brings it.', err=True)
         asked = Settings(Path(), method=str(method), recipe=str(recipe), noise_rate=noise_rate, backbone=backbone,
-                         weights=weights, tune=str(tune), epochs=epochs, batch_size=batch_size, device=device,
-                         workers=workers)  # fmt: skip
+                         weights=weights, tune=str(tune), pretrain=str(pretrain), epochs=epochs, batch_size=batch_size,
+                         device=device, workers=workers)  # fmt: skip
         for made in [read(folder) for folder in folders]:
             wanted = trial.prepare(made, replace(asked, seed=made.seed if seed is None else seed))
             for file, new in _complete(wanted, names, results, quiet).items():

@@ -98,14 +98,16 @@ def _order(result: Result) -> tuple[Any, ...]:
 
 def _kind(settings: Result) -> tuple[Any, ...]:
     """What must be alike for results to be seeds of one thing; how methods are told the noise is the world's matter."""
-    return tuple(settings[key] for key in ("method", "recipe", "backbone", "weights", "tune", "epochs", "batch_size"))
+    said = ("method", "recipe", "backbone", "weights", "tune", "epochs", "batch_size")
+    return *(settings[key] for key in said), settings.get("pretrain")
 
 
 def _words(settings: Result) -> tuple[str, str]:
     """Method and network, in words."""
     size = [f"{settings['epochs']} epochs of {settings['batch_size']}"] if settings["epochs"] else []
     name = f"{settings['backbone']}{' from scratch' * (settings['weights'] == 'none')}"
-    method = " ".join(filter(None, (settings["method"], settings["recipe"])))
+    before = [f"--pretrain {settings['pretrain']}"] if settings.get("pretrain") else []
+    method = " ".join(filter(None, (settings["method"], settings["recipe"], *before)))
     return method, ", ".join([name, settings["tune"], *size])
 
 
@@ -210,7 +212,7 @@ def _ours(results: list[Result], world: str, method: str, recipe: str, pick: Pic
     """Our number in the paper's setup, from the runs of most epochs; told are those where they are not the paper's."""
     wanted = (_SETUP | {"method": method, "recipe": recipe}).items()
     there = [result for result in results if result["world"] == world and pick(result) is not None]
-    alike = [result for result in there if wanted <= result["settings"].items()]
+    alike = [r for r in there if wanted <= r["settings"].items() and not r["settings"].get("pretrain")]
     if not alike:
         return ""
     epochs = max(result["settings"]["epochs"] for result in alike)

@@ -55,11 +55,16 @@ class Trial:
         said = ("method", "recipe", "tune", "epochs", "batch_size", "noise_rate", "seed")
         backbone, checkpoint = self.backbone.name, self.backbone.checkpoint
         weights = checkpoint.name if checkpoint else "pretrained" if self.backbone.pretrained else "none"
-        return {key: getattr(self.settings, key) for key in said} | {
-            "backbone": Path(backbone).name if backbone.startswith("local-dir:") else backbone,
-            "weights": weights,
-            "device": str(self.device),
-        }
+        asked_for = {"pretrain": self.settings.pretrain} if self.settings.pretrain != "auto" else {}
+        return (
+            {key: getattr(self.settings, key) for key in said}
+            | asked_for
+            | {
+                "backbone": Path(backbone).name if backbone.startswith("local-dir:") else backbone,
+                "weights": weights,
+                "device": str(self.device),
+            }
+        )
 
 
 def prepare(made: Made, asked: Settings) -> Trial:
