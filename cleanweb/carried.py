@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cleanweb import atomic, manifest, tables, verdict
+from cleanweb import atomic, judging, manifest, verdict
 from cleanweb.errors import RunError
+from cleanweb.known import Known
 from cleanweb.records import UNVERIFIED, Decision, Sample, Scores, Target
 from cleanweb.remote import Place, Remote
 from cleanweb.reviews import CHANGED, standing
@@ -25,9 +26,9 @@ from cleanweb.trusted import matched, read_trusted, trusted_classes
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The tables that a decision makes, with what people decided."""
+    """What is decided, and what people decided."""
 
-    images: pd.DataFrame
+    verdicts: judging.Verdicts
     reviews: pd.DataFrame
     decision: Decision
 
@@ -46,7 +47,7 @@ def heeded(people: dict[int, str | None], source: object) -> list[str]:
 
 
 def judged(
-    images: pd.DataFrame,
+    known: Known,
     scored: np.ndarray,
     scores: Scores,
     classes: list[str],
@@ -55,17 +56,17 @@ def judged(
     reviews: pd.DataFrame | None = None,
 ) -> Judged:
     """Decide, with what people decided in `reviews` as verified labels; and note in `reviews` what would be decided
-    without, for undo. scored (m,): the row of images of each scored sample."""
+    without, for undo. scored (m,): the row of each scored sample."""
     reviews = nothing() if reviews is None else reviews
     alone = verdict.decide(scores, rule, target)
-    without = tables.judge(images, scored, scores, alone, classes)
-    seen = seen_classes(reviews, images, scored, classes)
+    without = judging.judge(known, scored, scores, alone, classes)
+    seen = seen_classes(reviews, known, scored, classes)
     if (seen == UNVERIFIED).all():
         return Judged(without, reviews, alone)
     heeding = heed(scores, seen)
     decision = verdict.decide(heeding, rule, target)
-    made = tables.judge(images, scored, heeding, decision, classes)
-    return Judged(made, _noting(reviews, without), decision)
+    reviews = _noting(reviews, judging.Images(known, without))
+    return Judged(judging.judge(known, scored, heeding, decision, classes), reviews, decision)
 
 
 def heed(scores: Scores, seen: np.ndarray) -> Scores:
@@ -73,27 +74,25 @@ def heed(scores: Scores, seen: np.ndarray) -> Scores:
     return replace(scores, verified=np.where(seen == UNVERIFIED, scores.verified, seen))
 
 
-def seen_classes(reviews: pd.DataFrame, images: pd.DataFrame, scored: np.ndarray, classes: list[str]) -> np.ndarray:
-    """What people decided of the scored samples, as in Scores.verified: (m,). images: sample_id and duplicate_of."""
-    row_of = {sample_id: row for row, sample_id in enumerate(images["sample_id"])}
-    kept = np.array([row if pd.isna(of) else row_of[of] for row, of in enumerate(images["duplicate_of"])])
+def seen_classes(reviews: pd.DataFrame, known: Known, scored: np.ndarray, classes: list[str]) -> np.ndarray:
+    """What people decided of the scored samples, as in Scores.verified: (m,)."""
     stand = reviews[reviews["undone_at"].isna()].sort_values("review_id")  # the last on a picture holds
+    row_of = known.rows_of([*stand["sample_id"]])
+    rows = [row_of[key] for key in stand["sample_id"]]
     labels = [None if pd.isna(label) else label for label in stand["label"]]
-    people = {row_of[key]: label for key, label in zip(stand["sample_id"], labels, strict=True)}
-    last = {int(kept[row_of[key]]): label for key, label in zip(stand["sample_id"], labels, strict=True)}
-    return trusted_classes({row: last[int(kept[row])] for row in people}, kept, scored, classes)
+    last = {int(known.kept[row]): label for row, label in zip(rows, labels, strict=True)}
+    return trusted_classes({row: last[int(known.kept[row])] for row in rows}, known.kept, scored, classes)
 
 
-def _noting(reviews: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
+def _noting(reviews: pd.DataFrame, images: judging.Images) -> pd.DataFrame:
     """`reviews` with what `images`, made without them, says of each standing one's picture and its copies."""
-    picture = images["duplicate_of"].where(images["duplicate_of"].notna(), images["sample_id"])
-    home = dict(zip(images["sample_id"], picture, strict=True))
-    stands = reviews["undone_at"].isna()
-    wanted = {home[key] for key in reviews.loc[stands, "sample_id"]}
-    rows = images[picture.isin(wanted)]
-    before: dict[str, dict[str, list[Any]]] = {key: {} for key in wanted}
-    for sample_id, *values in rows[["sample_id", *CHANGED]].itertuples(index=False):
-        before[home[sample_id]][sample_id] = [_plain(value) for value in values]
+    kept, stands = images.known.kept, reviews["undone_at"].isna()
+    home = {key: int(kept[row]) for key, row in images.known.rows_of([*reviews.loc[stands, "sample_id"]]).items()}
+    rows = np.flatnonzero(np.isin(kept, [*home.values()]))
+    before: dict[int, dict[str, list[Any]]] = {picture: {} for picture in home.values()}
+    told = images.take(rows)[["sample_id", *CHANGED]].itertuples(index=False)
+    for row, (sample_id, *values) in zip(rows, told, strict=True):
+        before[int(kept[row])][sample_id] = [_plain(value) for value in values]
     text = [json.dumps(before[home[key]]) if there else old
             for key, there, old in zip(reviews["sample_id"], stands, reviews["before"], strict=True)]  # fmt: skip
     return reviews.assign(before=pd.Series(text, reviews.index, dtype=object))
@@ -146,7 +145,9 @@ def over(earlier: Path, samples: Sequence[Sample], root: Place, classes: Sequenc
     if manifest.read(earlier, "runs")["root"].iloc[0] != str(root):
         return reviews.head(0)
     known = reviews["label"].isna() | reviews["label"].isin(list(classes))
-    return reviews[reviews["sample_id"].isin({sample.sample_id for sample in samples}) & known]
+    asked = set(reviews["sample_id"])
+    there = {sample.sample_id for sample in samples if sample.sample_id in asked}
+    return reviews[reviews["sample_id"].isin(there) & known]
 
 
 def done(folder: RunFolder, reviews: pd.DataFrame) -> list[str]:

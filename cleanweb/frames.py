@@ -1,8 +1,9 @@
 """pandas frames as the manifest's tables hold them: columns in order, types that mean the same to every pandas and
-DuckDB, no text twice in memory. They are written in parts: millions of rows would not fit in two shapes at once."""
+DuckDB, no text twice in memory. They are written in parts: millions of rows would not fit in two shapes at once, and
+a large table need not be a frame at all (`Rows`)."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from cleanweb.schema import TABLES, quoted
 
@@ -11,14 +12,23 @@ if TYPE_CHECKING:
 
 V = TypeVar("V")
 
+
+class Rows(Protocol):
+    """A table of which some rows at a time are made; a DataFrame is one, too."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: slice, /) -> "pd.DataFrame": ...
+
+
 _PART = 122_880  # rows: DuckDB keeps so many together
 _MANY, _FEW = 10_000, 1_000  # of so many rows on a column of so few texts keeps each once
 
 
-def typed_parts(table: str, frame: "pd.DataFrame") -> Iterator["pd.DataFrame"]:
-    """The frame `typed`, so many rows at a time; one part without a row where it is empty."""
-    for start in range(0, max(1, len(frame)), _PART):
-        yield typed(table, frame.iloc[start : start + _PART])
+def typed_parts(table: str, rows: Rows, start: int = 0, stop: int | None = None) -> Iterator["pd.DataFrame"]:
+    """The rows from start to stop `typed`, so many at a time; one part without a row where there are none."""
+    stop = len(rows) if stop is None else min(stop, len(rows))
+    for first in range(start, max(start + 1, stop), _PART):
+        yield typed(table, rows[first : min(first + _PART, stop)])
 
 
 def shared_texts(con: Any, query: str) -> "pd.DataFrame":

@@ -10,9 +10,9 @@ Text: newlines, quotes, emoji and NUL are kept as they are. Empty text is stored
 that nothing has one spelling in SQL and in CSV. A lone surrogate (a file name that is not UTF-8) cannot be stored: it
 becomes its escape, `\\udcff`.
 
-Takes DataFrames, gives files, rows or a DataFrame. Never keeps a file open, never decides anything. A million rows of
-images on 2 cores: 15 s to write (9 s of them the database, 110,000 rows/s), 6 s to read, 1.7 GB of memory, 560 MB on
-disk.
+Takes DataFrames, or rows that are made when they are written; gives files, rows or a DataFrame. Never keeps a file
+open, never decides anything. A million rows of images on 2 cores: 15 s to write (9 s of them the database, 110,000
+rows/s), 6 s to read, 1.7 GB of memory, 560 MB on disk.
 
 How the file is opened, beside others who may want it, is in `database.py`.
 """
@@ -34,13 +34,14 @@ from cleanweb.database import attached as attached
 from cleanweb.database import in_parts as in_parts
 from cleanweb.database import opened as opened
 from cleanweb.errors import MachineError, RunError, UsageError
+from cleanweb.frames import Rows, exactly, shared_texts, typed_parts
 from cleanweb.frames import empty as empty
-from cleanweb.frames import exactly, shared_texts, typed, typed_parts
 from cleanweb.remote import is_address
 from cleanweb.schema import NEW_COLUMNS, SCHEMA_VERSION, SELECTIONS, TABLES, definition, quoted, statements
 from cleanweb.spreadsheet import guarded_sql
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 STORAGE_VERSION = "v1.0.0"  # the oldest there is: what DuckDB 2 writes by default, DuckDB 1 cannot open
@@ -55,12 +56,12 @@ _GUARDED = guarded_sql(_IMAGES, (name for name, sql_type, _ in TABLES["images"] 
 # ---------------------------------------------------------------------------------------------------------- writing
 
 
-def write(folder: Path, tables: Mapping[str, "pd.DataFrame"]) -> None:
+def write(folder: Path, tables: Mapping[str, Rows]) -> None:
     """Write manifest.duckdb, .csv and .parquet into `folder`, in place of any that are there.
 
-    tables: those of `TABLES`, each with exactly the columns written there, in any order; without `reviews` it holds
-    none. Rows keep their order. Every file is complete under another name before it takes its place, so a write that
-    fails or is killed leaves the manifest that was there.
+    tables: those of `TABLES`, DataFrames or what gives some rows at a time (`frames.Rows`), each with exactly the
+    columns written there, in any order; without `reviews` it holds none. Rows keep their order. Every file is complete
+    under another name before it takes its place, so a write that fails or is killed leaves the manifest that was there.
 
     Raises ValueError where tables do not fit the schema or contradict its rules, UsageError where DuckDB cannot write
     to such a folder, MachineError where the disk refuses.
@@ -91,12 +92,11 @@ def write(folder: Path, tables: Mapping[str, "pd.DataFrame"]) -> None:
         raise MachineError(f"cannot write the manifest in {folder}: {brief(error)}") from error
 
 
-def _draft(folder: Path, frames: dict[str, "pd.DataFrame"], location: str | None) -> None:
+def _draft(folder: Path, frames: dict[str, Rows], location: str | None) -> None:
     """All files, complete and closed, under draft names; the parts of images, where there are any, at their location,
     which no manifest names yet."""
     draft = str(folder / _DRAFT)
-    # What does not fit in memory goes beside the drafts, not into whatever folder the command was started from.
-    with duckdb.connect(config={"temp_directory": f"{draft}.spill"}) as con:
+    with _writing(folder, len(frames["images"])) as con:
         con.execute(f"ATTACH {quoted(draft + '.duckdb')} AS manifest (STORAGE_VERSION '{STORAGE_VERSION}')")
         con.execute("USE manifest")
         if location is None:
@@ -107,9 +107,7 @@ def _draft(folder: Path, frames: dict[str, "pd.DataFrame"], location: str | None
             if name == "images" and location is not None:
                 continue
             for rows in typed_parts(name, frame):
-                con.register("frame", rows)
-                con.execute(f"INSERT INTO {name} SELECT {', '.join(map(_stored, TABLES[name]))} FROM frame")
-                con.unregister("frame")
+                _insert(con, name, rows)
         _check_duplicates(con)
         guarded = _GUARDED if location is None else _GUARDED.replace("FROM images", f"FROM {_IN_ORDER}")
         con.execute(f"COPY ({guarded}) TO {quoted(draft + '.csv')} (FORMAT csv, HEADER)")
@@ -118,29 +116,44 @@ def _draft(folder: Path, frames: dict[str, "pd.DataFrame"], location: str | None
         con.execute("USE memory; DETACH manifest")  # writes the log into the file and removes it
 
 
-def _where(frames: Mapping[str, "pd.DataFrame"]) -> str | None:
+def _writing(folder: Path, n: int) -> duckdb.DuckDBPyConnection:
+    """A DuckDB that writes n images in no more memory than it needs: for the index of their names, and what each thread
+    works on. What does not fit goes beside the drafts, not into whatever folder the command was started from."""
+    con = duckdb.connect(config={"temp_directory": str(folder / f"{_DRAFT}.spill")})
+    [(threads,)] = con.execute("SELECT current_setting('threads')").fetchall()
+    con.execute(f"SET memory_limit = '{256 + 64 * threads + 100 * n // 2**20}MiB'")
+    return con
+
+
+def _insert(con: duckdb.DuckDBPyConnection, table: str, rows: "pd.DataFrame", into: str | None = None) -> None:
+    """Insert `typed` rows of a table of the schema, `into` one of its columns."""
+    con.register("frame", rows)
+    con.execute(f"INSERT INTO {into or table} SELECT {', '.join(map(_stored, TABLES[table]))} FROM frame")
+    con.unregister("frame")
+
+
+def _where(frames: Mapping[str, Rows]) -> str | None:
     """Where images go, if into parts: beside those that are there."""
-    settings = frames["runs"]["settings"]
+    settings = frames["runs"][:1]["settings"]
     asked = None if settings.empty or settings.isna().iloc[0] else str(settings.iloc[0])
     place = parts.wanted(len(frames["images"]), asked)
     return None if place is None else f"{place}/{uuid4().hex[:8]}"
 
 
-def _write_parts(folder: Path, images: "pd.DataFrame", location: str) -> int:
+def _write_parts(folder: Path, images: Rows, location: str) -> int:
     """Write the parts, each held against the schema's rules; gives how many."""
     made = folder / (f"{_DRAFT}.parts" if is_address(location) else location)
     atomic.make_folder(made)
     starts = range(0, max(1, len(images)), parts.ROWS)
-    with duckdb.connect(config={"temp_directory": str(folder / f"{_DRAFT}.spill")}) as con:
+    with _writing(folder, parts.ROWS) as con:
         con.execute(next(statements()))  # the type of verdicts
         for start, name in zip(starts, parts.files(os.fspath(made), len(starts), folder), strict=True):
-            con.register("frame", typed("images", images.iloc[start : start + parts.ROWS]))
             con.execute(f"CREATE TABLE part ({definition('images')})")
-            con.execute(f"INSERT INTO part SELECT {', '.join(map(_stored, TABLES['images']))} FROM frame")
+            for rows in typed_parts("images", images, start, start + parts.ROWS):
+                _insert(con, "images", rows, "part")
             con.execute(f"COPY (SELECT {start} + rowid AS place, * FROM part ORDER BY rowid) TO {quoted(name)} "
                         "(FORMAT parquet, COMPRESSION zstd)")  # fmt: skip
             con.execute("DROP TABLE part")
-            con.unregister("frame")
             if is_address(location):
                 remote.upload(Path(name), f"{location}/{Path(name).name}")
                 Path(name).unlink()
@@ -277,17 +290,60 @@ def read(folder: Path, table: str) -> "pd.DataFrame":
     manifest, or one of another schema.
     """
     with attached(folder) as con, faults(folder):
-        verdicts = [name for name, sql_type, _ in TABLES[table] if sql_type.split()[0] == "verdict"]
-        text = ", ".join(f"{name}::VARCHAR AS {name}" for name in verdicts)
         rows = _IN_ORDER if table == "images" and in_parts(con) else table
-        frame = shared_texts(con, f"SELECT *{f' REPLACE ({text})' * bool(text)} FROM {rows}")
-    frame = frame.assign(**{name: None for name in NEW_COLUMNS.get(table, ()) if name not in frame})
-    if list(frame.columns) != [name for name, _, _ in TABLES[table]]:
+        return shared_texts(con, f"SELECT {_columns(con, folder, table)} FROM {rows}")
+
+
+def take(folder: Path, rows: "np.ndarray", columns: Sequence[str]) -> "pd.DataFrame":
+    """These columns of the rows of images of these numbers (m,), from 0, ascending; otherwise as `read`."""
+    run = not len(rows) or int(rows[-1]) - int(rows[0]) == len(rows) - 1
+    span, which = [int(rows[0]), int(rows[-1])] if len(rows) else [0, -1], "BETWEEN ? AND ?"
+    with attached(folder) as con, faults(folder):
+        asked = f"SELECT rowid, {_columns(con, folder, 'images')} FROM numbered_images"
+        if not run:
+            span, which = [rows.tolist()], "IN (SELECT unnest(?::BIGINT[]))"
+        sql = f"SELECT {', '.join(columns)} FROM ({asked}) WHERE rowid {which} ORDER BY rowid"
+        return con.execute(sql, span).df()
+
+
+def rows(folder: Path, sql: str, values: Sequence[object] = ()) -> "pd.DataFrame":
+    """The rows of a query of our own; otherwise as `read`."""
+    with attached(folder) as con, faults(folder):
+        return con.execute(sql, list(values)).df()
+
+
+def _columns(con: duckdb.DuckDBPyConnection, folder: Path, table: str) -> str:
+    """Those of `TABLES`, as SQL that selects them. Raises RunError where they are not there."""
+    there = [name for name, *_ in con.execute(f"DESCRIBE {table}").fetchall()]
+    new = [name for name in NEW_COLUMNS.get(table, ()) if name not in there]
+    if [*there, *new] != [name for name, _, _ in TABLES[table]]:
         raise RunError(
             f"the table {table} of {file_of(folder)} has not the columns of this version of cleanweb "
             f"(schema {SCHEMA_VERSION}): run cleanweb fit --fresh, or use the version that wrote it"
         )
-    return frame
+    verdicts = {name for name, sql_type, _ in TABLES[table] if sql_type.split()[0] == "verdict"}
+    return ", ".join(
+        f"NULL::VARCHAR AS {name}" if name in new else f"{name}::VARCHAR AS {name}" if name in verdicts else name
+        for name, _, _ in TABLES[table]
+    )
+
+
+class Tables(Mapping[str, "pd.DataFrame"]):
+    """The tables of a manifest by name, each read when somebody asks for it."""
+
+    def __init__(self, run: Path):
+        self.run = run
+
+    def __getitem__(self, table: str) -> "pd.DataFrame":
+        if table not in TABLES:
+            raise KeyError(table)
+        return read(self.run, table)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(TABLES)
+
+    def __len__(self) -> int:
+        return len(TABLES)
 
 
 def select(folder: Path, only: Sequence[str], where: str | None = None) -> "pd.DataFrame":

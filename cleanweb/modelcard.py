@@ -8,17 +8,19 @@ import html
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cleanweb import atomic
-
-if TYPE_CHECKING:
-    import pandas as pd
+from cleanweb import atomic, manifest
 
 _SHOWN = ("method", "recipe", "noise_rate", "tune", "epochs", "batch_size", "image_size", "seed", "pretrain",
           "hyperparameters")  # fmt: skip
 _USE = "## Use\n"
+_CLASSES = """SELECT label, images AS given, noise_rate AS noise, coalesce(trained, 0) AS trained FROM classes
+    LEFT JOIN (SELECT final_label AS label, count(*) AS trained FROM trainable GROUP BY 1) USING (label)
+    ORDER BY classes.rowid"""
+_TOTALS = """SELECT count(*), count(predicted_label), count(*) FILTER (predicted_label = final_label) FROM trainable"""
 
 USES = {
     "timm": """```python
@@ -43,26 +45,40 @@ logits = model(batch)  # batch: float32 (n, 3, side, side), prepared as above
 }
 
 
-def write(classifier: Path, tables: "Mapping[str, pd.DataFrame]") -> None:
-    """Write README.md beside the classifier's config.json. tables: of the manifest, as the classifier was trained on
-    them. Does nothing where there is no classifier; raises MachineError where the disk refuses."""
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a card tells of a run, of its manifest."""
+
+    run: dict[str, Any]  # the row of the table runs
+    classes: list[dict[str, Any]]  # label, given, noise; and trained: pictures with this final label, without copies
+    verdicts: dict[str, int]  # verdict → rows
+    trained: int  # pictures with a final label, without copies
+    judged: int  # of these: those that a model has predicted
+    agreeing: int  # of these: as their final label
+
+
+def figures(run: Path) -> Figures:
+    """Of a finished run. Raises RunError where there is no manifest."""
+    with manifest.attached(run):
+        made = manifest.read(run, "runs").iloc[0].to_dict()
+        classes = manifest.rows(run, _CLASSES).to_dict("records")
+        verdicts = manifest.rows(run, "SELECT verdict::VARCHAR AS verdict, count(*) AS n FROM images GROUP BY 1")
+        [totals] = manifest.rows(run, _TOTALS).itertuples(index=False)
+    return Figures(made, classes, dict(zip(verdicts["verdict"], verdicts["n"], strict=True)), *map(int, totals))
+
+
+def write(classifier: Path, run: Path) -> None:
+    """Write README.md beside the classifier's config.json. run: the folder of the manifest that it was trained on. Does
+    nothing where there is no classifier; raises MachineError where the disk refuses."""
     if (classifier / "config.json").exists():
         config = json.loads((classifier / "config.json").read_text(encoding="utf-8"))
-        atomic.write_text(classifier / "README.md", text(config, tables))
+        atomic.write_text(classifier / "README.md", text(config, figures(run)))
 
 
-def text(config: dict[str, Any], tables: "Mapping[str, pd.DataFrame]", use: str = "timm") -> str:
+def text(config: dict[str, Any], told: Figures, use: str = "timm") -> str:
     """The card. config: the classifier's config.json."""
-    run = tables["runs"].iloc[0]
-    parts = [
-        _head(config),
-        _preparation(config),
-        _data(tables),
-        _classes(tables),
-        _quality(tables),
-        _limits(),
-        _how(run),
-    ]
+    parts = [_head(config), _preparation(config), _data(told), _classes(told), _quality(told), _limits(),
+             _how(told.run)]  # fmt: skip
     return for_use("\n".join([*parts, _USE]), use)
 
 
@@ -93,33 +109,29 @@ def _preparation(config: dict[str, Any]) -> str:
             "order of the logits.\n")  # fmt: skip
 
 
-def _data(tables: "Mapping[str, pd.DataFrame]") -> str:
-    images, run = tables["images"], tables["runs"].iloc[0]
-    verdicts = images["verdict"].value_counts()
-    counts = ", ".join(f"{int(verdicts.get(name, 0)):,} {name}" for name in ("clean", "relabeled", "ood", "unusable"))
-    kept = int((images["final_label"].notna() & images["duplicate_of"].isna()).sum())
+def _data(told: Figures) -> str:
+    run, names = told.run, ("clean", "relabeled", "ood", "unusable")
+    counts = ", ".join(f"{told.verdicts.get(name, 0):,} {name}" for name in names)
     noise = "was not estimated"
     if run["noise_rate"] == run["noise_rate"] and run["noise_rate"] is not None:  # not NaN
         noise = f"is {run['noise_rate']:.1%} (95 % interval {run['noise_low']:.1%} to {run['noise_high']:.1%})"
-    return (f"## Data\n\n{len(images):,} rows of a crawl: {counts}. Trained on {kept:,} pictures, copies left out. The "
-            f"estimated share of usable pictures that were given a wrong label {noise}.\n")  # fmt: skip
+    total = sum(told.verdicts.values())
+    return (f"## Data\n\n{total:,} rows of a crawl: {counts}. Trained on {told.trained:,} pictures, copies left out. "
+            f"The estimated share of usable pictures that were given a wrong label {noise}.\n")  # fmt: skip
 
 
-def _classes(tables: "Mapping[str, pd.DataFrame]") -> str:
-    images = tables["images"]
-    trained = images[images["duplicate_of"].isna()]["final_label"].value_counts()
+def _classes(told: Figures) -> str:
     rows = ["| class | given | trained on | estimated noise |", "|---|---|---|---|"]
-    for label, given, noise in tables["classes"][["label", "images", "noise_rate"]].itertuples(index=False):
-        rate = f"{noise:.0%}" if noise is not None and noise == noise else ""
-        rows.append(f"| {_inline(label)} | {given:,} | {int(trained.get(label, 0)):,} | {rate} |")
+    for row in told.classes:
+        rate = f"{row['noise']:.0%}" if row["noise"] is not None and row["noise"] == row["noise"] else ""
+        rows.append(f"| {_inline(row['label'])} | {row['given']:,} | {row['trained']:,} | {rate} |")
     return "\n".join(["## Classes", "", *rows, ""])
 
 
-def _quality(tables: "Mapping[str, pd.DataFrame]") -> str:
-    images = tables["images"]
-    judged = images[images["final_label"].notna() & images["duplicate_of"].isna() & images["predicted_label"].notna()]
-    agree = (judged["predicted_label"] == judged["final_label"]).mean() if len(judged) else float("nan")
-    agreement = f"{agree:.1%} of these {len(judged):,} pictures" if len(judged) else "none of the pictures"
+def _quality(told: Figures) -> str:
+    agreement = "none of the pictures"
+    if told.judged:
+        agreement = f"{told.agreeing / told.judged:.1%} of these {told.judged:,} pictures"
     return ("## Quality\n\nNo accuracy was measured: there are no images whose labels are known for sure and that it "
             f"was not trained on. The model that judged the labels predicts the final label of {agreement}, which it "
             "decided itself: that is agreement, not accuracy. `cleanweb audit` measures how many labels are right; "
@@ -132,7 +144,7 @@ def _limits() -> str:
             "are the least certain. Its probabilities are not calibrated.\n")  # fmt: skip
 
 
-def _how(run: "pd.Series") -> str:
+def _how(run: Mapping[str, Any]) -> str:
     settings, versions = json.loads(run["settings"]), json.loads(run["versions"])
     shown = {name: settings[name] for name in _SHOWN if settings.get(name) not in (None, {}, "")}
     backbone = re.split(r"[/\\]", str(settings.get("backbone", "auto")).rstrip("/\\"))[-1]

@@ -18,11 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cleanweb import manifest, modelcard
+from cleanweb import modelcard
 from cleanweb.drafts import draft
 from cleanweb.errors import MachineError, UsageError
 from cleanweb.network import TimmModel, load_classifier
-from cleanweb.schema import TABLES
 
 TOLERANCE = 1e-4  # of what the copy may say otherwise, as a share of the largest logit, or of 1
 
@@ -57,7 +56,7 @@ def _card(run: Path, format: str) -> str:
     if card.exists():
         return modelcard.for_use(card.read_text(encoding="utf-8"), format)
     config = json.loads((run / "classifier" / "config.json").read_text(encoding="utf-8"))
-    return modelcard.text(config, {name: manifest.read(run, name) for name in TABLES}, format)
+    return modelcard.text(config, modelcard.figures(run), format)
 
 
 @torch.inference_mode()

@@ -13,6 +13,7 @@ from cleanweb import (
     carried,
     checkpoint,
     inspection,
+    judging,
     machine,
     manifest,
     modelcard,
@@ -27,13 +28,14 @@ from cleanweb import (
 )
 from cleanweb.crossfit import Lesson, Task
 from cleanweb.errors import CrawlError, UsageError
+from cleanweb.known import Crawled
 from cleanweb.methods import Watch, unwatched
 from cleanweb.network import save_classifier
 from cleanweb.records import UNVERIFIED, Progress, Scores, silent
 from cleanweb.report import write_if_possible
 from cleanweb.resuming import Unfinished, fingerprint_of
 from cleanweb.runfolder import Outcome, RunFolder
-from cleanweb.schema import SCHEMA_VERSION, TABLES
+from cleanweb.schema import SCHEMA_VERSION
 from cleanweb.settings import Settings, fingerprint_of_all
 from cleanweb.trusted import trusted_classes
 
@@ -92,17 +94,16 @@ def _learn(
         place = held.enter_context(cachefolder.kept(settings.cache_dir, samples, side, room))
     facts, cache = inspection.inspect(samples, place, side, settings.workers, progress, room)
     cache.again = cachefolder.Again(samples, side)
-    kept, kind = inspection.copies_among(samples, facts, cache, unfinished.path)
-    scored = inspection.to_score(samples, facts, kept)
+    known = Crawled(samples, facts, *inspection.copies_among(samples, facts, cache, unfinished.path))
+    scored = inspection.to_score(samples, facts, known.kept)
     classes, labels = inspection.encode([samples[i].given_label for i in scored])
     log.info("%d pictures of %d classes to learn from and score", len(scored), len(classes))
     inspection.refuse_too_many(len(scored), len(classes))
 
     # what the labels teach, and what the model then believes of every image
-    rows = tables.facts_table(samples, facts, kept, kind)
-    verified = trusted_classes(people, kept, scored, classes)
+    verified = trusted_classes(people, known.kept, scored, classes)
     reviews = carried.over(unfinished.earlier, samples, crawl.root, classes)
-    decided = carried.seen_classes(reviews, rows, scored, classes)
+    decided = carried.seen_classes(reviews, known, scored, classes)
     seen = np.where(decided == UNVERIFIED, verified, decided)
     taught = np.where(seen == UNVERIFIED, labels, seen)  # of no class: teaches nothing
     learning = unfinished.learning(
@@ -128,13 +129,12 @@ def _learn(
     results.save_scores(scored, scores, classes, training.rule)
 
     # what we conclude
-    judged = carried.judged(rows, scored, scores, classes, training.rule, reviews=reviews)
-    rows, decision = judged.images, judged.decision
+    judged = carried.judged(known, scored, scores, classes, training.rule, reviews=reviews)
+    verdicts, decision = judged.verdicts, judged.decision
     log.info("verdicts %s; share of wrong labels %.3f (%.3f to %.3f)", dict(Counter(map(str, decision.verdict))),
              *decision.noise[-1])  # fmt: skip
     changed, replaced = inspection.changes(samples, facts), inspection.not_as_downloaded(samples, facts)
-    rows = tables.with_notes(tables.with_notes(rows, changed), replaced)
-    final = inspection.encode([rows.at[i, "final_label"] for i in scored], classes)[1]
+    final = verdicts.rows["final_label"][scored].astype(np.int64)
     classifier_epochs: list[train.EpochRecord] = []
     if (final >= 0).any():
         model, classifier_epochs = learner.retrain(final, training.classifier, training.classifier_epochs)
@@ -142,8 +142,8 @@ def _learn(
 
     # what we hand over
     made = {
-        "images": rows,
-        "classes": tables.classes_table(rows, classes, decision.noise),
+        "images": judging.Images(known, verdicts, [changed, replaced]),
+        "classes": judging.classes_table(verdicts, decision.noise),
         "transition_matrix": tables.transition_table(decision.flow, classes),
         "reliability": tables.reliability_table(decision.reliability),
         "epochs": tables.epochs_table({"train": learned.epochs, "classifier": classifier_epochs}),
@@ -153,7 +153,7 @@ def _learn(
         "audit_findings": manifest.empty("audit_findings"),
     }
     manifest.write(results.path, made)
-    modelcard.write(results.classifier, made)
+    modelcard.write(results.classifier, results.path)
     results.save_record(made["runs"].iloc[0].to_dict())
     note = [f"{len(changed):,} files have changed or vanished since they were read: see their note."] * bool(changed)
     told = carried.heeded(people, settings.trusted)
@@ -167,7 +167,7 @@ def _handed_over(unfinished: Unfinished, progress: Progress) -> Outcome:
         if unfinished.results.manifest.exists():
             carried.set_aside(folder)
         notes = unfinished.publish()
-    made = {name: manifest.read(folder.path, name) for name in TABLES}
+    made = manifest.Tables(folder.path)
     notes += [*carried.done(folder, made["reviews"]), *write_if_possible(folder.path, progress)]
     unfinished.discard()
     return Outcome(folder.path, made, notes)

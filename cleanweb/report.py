@@ -20,7 +20,7 @@ from cleanweb.audit.statement import findings
 from cleanweb.errors import UsageError
 from cleanweb.records import MEANING, UNREADABLE, Progress, Verdict, silent
 from cleanweb.runfolder import RunFolder
-from cleanweb.schema import TABLES
+from cleanweb.schema import STATUSES, TRANSITIONS
 from cleanweb.thumbnails import Sheet
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 IN_MATRIX, IN_TABLE, IN_LIST, BROKEN = 30, 500, 20, 50  # rows before a table is cut
 LONGEST = 100  # characters of a text before it is cut
+_TOTALS = """SELECT count(*) AS total, count(duplicate_of) AS copies, count(*) FILTER (needs_review) AS needs_review
+    FROM images"""
+_BROKEN = f"""SELECT path, status, error FROM numbered_images WHERE status IN (SELECT unnest(?))
+    ORDER BY rowid LIMIT {BROKEN}"""
 _JOINERS = "\u200c\u200d"  # not printable by themselves, but letters of Persian and emoji are made with them
 
 
@@ -41,12 +45,11 @@ def write(run: Path, out: Path | None = None, progress: Progress = silent) -> Pa
     target = out or ours
     if target.exists() and target.resolve() != ours.resolve():
         raise UsageError(f"{target} exists and is not overwritten. Give another --out.")
-    tables = {name: manifest.read(run, name) for name in TABLES}
-    root = tables["runs"]["root"].iloc[0]
+    root = manifest.read(run, "runs")["root"].iloc[0]
     if root and target.resolve().is_relative_to(Path(root).resolve()):
         raise UsageError(f"{target} lies inside the crawl {root}, where nothing is written. Give another --out.")
     atomic.make_folder(target.parent)
-    atomic.write_text(target, render(run, tables, progress))
+    atomic.write_text(target, render(run, progress))
     return target
 
 
@@ -62,42 +65,50 @@ def write_if_possible(run: Path, progress: Progress = silent) -> list[str]:
 # --- what it says ---------------------------------------------------------------------------------------------------
 
 
-def render(run: Path, tables: Mapping[str, "pd.DataFrame"], progress: Progress = silent) -> str:
-    """The page, from the manifest's tables."""
-    images, made = tables["images"], _records(tables["runs"])[0]
-    counts = {verdict: int((images["verdict"] == verdict).sum()) for verdict in MEANING}
-    noisiest = sorted(_records(tables["classes"]), key=lambda row: (-_wrong(row), row["label"]))
-    sheets = _sheets(images, [row["label"] for row in noisiest])
-    everything = [sheet for _, _, _, found in sheets for sheet in found]
-    audited = audit.of_tables(tables)
+def render(run: Path, progress: Progress = silent) -> str:
+    """The page, of a finished run. Raises RunError where there is none."""
+    audited = audit.latest(run)
+    with manifest.attached(run):
+        told = _told(run)
+    small = thumbnails.make((row for *_, found in told["sheets"] for sheet in found for row in sheet.rows), progress)
     return _template().render(
+        told,
         run=run,
         audited=audited,
         findings=[] if audited is None else findings(audited.rows),
-        made=made,
-        total=len(images),
-        counts=counts,
+        small=small,
         verdicts=MEANING,
-        flow=charts.flow({str(verdict): n for verdict, n in counts.items()}),
         box=charts,
-        copies=int(images["duplicate_of"].notna().sum()),
-        needs_review=int(images["needs_review"].sum()),
-        classes=noisiest[:IN_TABLE],
-        n_classes=len(noisiest),
         in_matrix=IN_MATRIX,
-        matrix=_matrix(tables["transition_matrix"], [row["label"] for row in noisiest[:IN_MATRIX]]),
-        relabelings=_relabelings(images),
-        histograms=[_histogram(images, column) for column in ("p_clean", "p_ood")],
-        reliability=charts.reliability(_records(tables["reliability"])),
-        curves=_curves(tables["epochs"]),
-        sheets=sheets,
-        small=thumbnails.make((row for sheet in everything for row in sheet.rows), progress),
-        broken=_records(images.loc[images["status"].isin(UNREADABLE), ["path", "status", "error"]].head(BROKEN)),
-        statuses=images.loc[images["status"].isin(UNREADABLE), "status"].value_counts().to_dict(),
-        settings=_flat(made["settings"]),
-        versions={"cleanweb": made["cleanweb_version"]} | _flat(made["versions"]),
         option="" if str(run) == "cleanweb-run" else f" --run {shlex.quote(str(run))}",
     )
+
+
+def _told(run: Path) -> dict[str, Any]:
+    """What the manifest says, as the page wants it."""
+    tables = {name: manifest.read(run, name) for name in ("runs", "classes", "epochs", "transition_matrix")}
+    [made], [totals] = _records(tables["runs"]), _records(manifest.rows(run, _TOTALS))
+    found = manifest.rows(run, "SELECT verdict::VARCHAR AS verdict, count(*) AS images FROM images GROUP BY 1")
+    counts = dict.fromkeys(MEANING, 0) | dict(zip(found["verdict"], found["images"].tolist(), strict=True))
+    noisiest = sorted(_records(tables["classes"]), key=lambda row: (-_wrong(row), row["label"]))
+    statuses = manifest.rows(run, STATUSES, [[*UNREADABLE]])
+    return totals | {
+        "made": made,
+        "counts": counts,
+        "flow": charts.flow({str(verdict): n for verdict, n in counts.items()}),
+        "classes": noisiest[:IN_TABLE],
+        "n_classes": len(noisiest),
+        "matrix": _matrix(tables["transition_matrix"], [row["label"] for row in noisiest[:IN_MATRIX]]),
+        "relabelings": _records(manifest.rows(run, f"{TRANSITIONS} LIMIT {IN_LIST}")),
+        "histograms": [_histogram(run, column) for column in ("p_clean", "p_ood")],
+        "reliability": charts.reliability(_records(manifest.read(run, "reliability"))),
+        "curves": _curves(tables["epochs"]),
+        "sheets": _sheets(run, [row["label"] for row in noisiest]),
+        "broken": _records(manifest.rows(run, _BROKEN, [[*UNREADABLE]])),
+        "statuses": dict(zip(statuses["status"], statuses["images"], strict=True)),
+        "settings": _flat(made["settings"]),
+        "versions": {"cleanweb": made["cleanweb_version"]} | _flat(made["versions"]),
+    }
 
 
 def _template() -> jinja2.Template:
@@ -137,16 +148,9 @@ def _matrix(flow: "pd.DataFrame", labels: list[str]) -> list[dict[str, object]]:
     return [{"label": true, "cells": [(given, cells.get((true, given))) for given in labels]} for true in rows]
 
 
-def _relabelings(images: "pd.DataFrame") -> list[dict[str, object]]:
-    moved = images[images["verdict"] == "relabeled"]
-    pairs = moved.groupby(["given_label", "suggested_label"]).size().rename("images").reset_index()
-    pairs = pairs.sort_values(["images", "given_label", "suggested_label"], ascending=[False, True, True])
-    return _records(pairs.head(IN_LIST))
-
-
-def _histogram(images: "pd.DataFrame", column: str) -> dict[str, object]:
-    known = images[images[column].notna()]
-    values = {v: known.loc[known["verdict"] == v, column].to_numpy(float) for v in charts.JUDGED}
+def _histogram(run: Path, column: str) -> dict[str, object]:
+    known = f"SELECT {column} FROM images WHERE {column} IS NOT NULL AND verdict = ?"
+    values = {v: manifest.rows(run, known, [v])[column].to_numpy() for v in charts.JUDGED}
     words = {"p_clean": "the given label is right", "p_ood": "the image belongs to none of the classes"}
     verdict = {"p_clean": "clean", "p_ood": "ood"}[column]
     return {"column": column, "words": words[column], "verdict": verdict, **charts.histogram(values, verdict)}
@@ -166,7 +170,7 @@ def _curves(epochs: "pd.DataFrame") -> list[dict[str, object]]:
     return found
 
 
-def _sheets(images: "pd.DataFrame", labels: list[str]) -> list[tuple[str, str, str, list[Sheet]]]:
+def _sheets(run: Path, labels: list[str]) -> list[tuple[str, str, str, list[Sheet]]]:
     """(anchor, title, words, its sheets) of everything there are pictures of."""
     found = [
         (
@@ -175,14 +179,14 @@ def _sheets(images: "pd.DataFrame", labels: list[str]) -> list[tuple[str, str, s
             f"{MEANING[Verdict(verdict)].capitalize()}. p: that the verdict is right.",
             sheets,
         )
-        for verdict, sheets in thumbnails.of_verdicts(images).items()
+        for verdict, sheets in thumbnails.of_verdicts(run).items()
     ]
     words = f"Each class's pictures that keep their label with the least probability; at most {thumbnails.CLASSES} "
     words += "classes, those with most wrong labels. p: that the given label is right."
-    found.append(("doubtful", "Doubtful, but kept", words, thumbnails.of_classes(images, labels)))
-    two, n_two = thumbnails.under_two_labels(images)
+    found.append(("doubtful", "Doubtful, but kept", words, thumbnails.of_classes(run, labels)))
+    two, n_two = thumbnails.under_two_labels(run)
     found.append(("two-labels", "One picture, several labels", _of(two, n_two), two))
-    near, n_near = thumbnails.near_duplicates(images)
+    near, n_near = thumbnails.near_duplicates(run)
     found.append(("near", "Pictures that look the same", _of(near, n_near), near))
     return [(anchor, title, words, [s for s in sheets if s.rows]) for anchor, title, words, sheets in found]
 

@@ -4,16 +4,17 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from cleanweb import carried, manifest, report, tables
+from cleanweb import carried, judging, manifest, report, tables
 from cleanweb.errors import UsageError
-from cleanweb.records import Progress, Sample, Scores, Target, silent
+from cleanweb.records import Progress, Scores, Target, silent
 from cleanweb.runfolder import Outcome, RunFolder
 from cleanweb.schema import SCHEMA_VERSION, TABLES
 from cleanweb.trusted import trusted_classes
+from cleanweb.written import Written
 
 
 def retag(
@@ -35,16 +36,18 @@ def retag(
 def _decided_again(folder: RunFolder, target: Target | None, verified: Path | None, progress: Progress) -> Outcome:
     started, steps = time.perf_counter(), 3
     progress("retag", 0, steps)
-    made = {name: manifest.read(folder.path, name) for name in TABLES}
+    known = Written(folder.path)
+    made: dict[str, Any] = {name: manifest.read(folder.path, name) for name in TABLES if name != "images"}
     scored, scores, classes, rule = folder.load_scores()
     told: list[str] = []
     if verified is not None:
-        scores, told = _heed(verified, made, scored, scores, classes)
+        scores, told = _heed(verified, folder.path, known, scored, scores, classes)
         folder.save_scores(scored, scores, classes, rule)
     progress("retag", 1, steps)
-    judged = carried.judged(made["images"], scored, scores, classes, rule, target, made["reviews"])
-    made["images"], made["reviews"], decision = judged.images, judged.reviews, judged.decision
-    made["classes"] = tables.classes_table(made["images"], classes, decision.noise)
+    judged = carried.judged(known, scored, scores, classes, rule, target, made["reviews"])
+    made["images"], made["reviews"] = judging.Images(known, judged.verdicts), judged.reviews
+    decision = judged.decision
+    made["classes"] = judging.classes_table(judged.verdicts, decision.noise)
     made["transition_matrix"] = tables.transition_table(decision.flow, classes)
     made["reliability"] = tables.reliability_table(decision.reliability)
     made["runs"][list(tables.NOISE)] = decision.noise[-1]
@@ -54,7 +57,7 @@ def _decided_again(folder: RunFolder, target: Target | None, verified: Path | No
     manifest.write(folder.path, made)
     progress("retag", 3, steps)
     notes = told + report.write_if_possible(folder.path, progress)
-    return Outcome(folder.path, made, notes, time.perf_counter() - started)
+    return Outcome(folder.path, manifest.Tables(folder.path), notes, time.perf_counter() - started)
 
 
 def target(min_precision: float | None, keep: float | None) -> Target | None:
@@ -70,14 +73,10 @@ def target(min_precision: float | None, keep: float | None) -> Target | None:
 
 
 def _heed(
-    table: Path, made: dict[str, pd.DataFrame], scored: np.ndarray, scores: Scores, classes: list[str]
+    table: Path, run: Path, known: Written, scored: np.ndarray, scores: Scores, classes: list[str]
 ) -> tuple[Scores, list[str]]:
     """The scores with what people verified, of copies too; and what to tell of it."""
-    images = made["images"].astype(object).where(made["images"].notna(), None)
-    samples = [Sample(i, p, f or "", None, g) for i, p, f, g in
-               images[["sample_id", "path", "file", "given_label"]].itertuples(index=False)]  # fmt: skip
-    row_of = {sample.sample_id: row for row, sample in enumerate(samples)}
-    kept = np.array([row if of is None else row_of[of] for row, of in enumerate(images["duplicate_of"])])
-    people = carried.verified_labels(table, samples, Path(made["runs"]["root"].iloc[0]))
-    scores = carried.heed(scores, trusted_classes(people, kept, scored, classes))
+    root = Path(manifest.read(run, "runs")["root"].iloc[0])
+    people = carried.verified_labels(table, known.samples(), root)
+    scores = carried.heed(scores, trusted_classes(people, known.kept, scored, classes))
     return scores, carried.heeded(people, table)

@@ -73,7 +73,7 @@ class Run:
         """What `cleanweb fit` prints at its end: print(run.summary()), or its fields."""
         from cleanweb import summary
 
-        return summary.summarise(self.folder, {name: self.table(name) for name in TABLES}, [*self.notes])
+        return summary.summarise(self.folder, [*self.notes])
 
     # --- what can be done with it -------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ class Outcome:
     """A finished run."""
 
     folder: Path
-    tables: dict[str, "pd.DataFrame"]  # images, classes, epochs, runs
+    tables: Mapping[str, "pd.DataFrame"]  # images, classes, epochs, runs: read when they are asked for
     notes: list[str]  # what the user should know, a line each
     retag_s: float | None = None  # what deciding again took, in seconds; None after a fit
 

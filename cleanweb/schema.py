@@ -211,6 +211,14 @@ SELECTIONS: dict[str, tuple[str, str]] = {
 TRANSITIONS = """SELECT given_label, suggested_label, count(*) AS images FROM images WHERE verdict = 'relabeled'
     GROUP BY given_label, suggested_label ORDER BY images DESC, given_label, suggested_label"""
 
+# How many images have each of these statuses.
+STATUSES = """SELECT status, count(*) AS images FROM numbered_images WHERE status IN (SELECT unnest(?))
+    GROUP BY status ORDER BY images DESC, min(rowid)"""
+
+# The rows of pictures of which there are copies; `picture` is the sample_id of the kept one.
+COPIES = """SELECT coalesce(duplicate_of, sample_id) AS picture, * FROM numbered_images
+    WHERE duplicate_of IS NOT NULL OR sample_id IN (SELECT duplicate_of FROM images)"""
+
 _COMMENTS = {
     "images": "One row per sample of the crawl: what its file is, what was concluded, and the evidence",
     "classes": "One row per class: counts, and how noisy its labels are",

@@ -6,9 +6,15 @@ from typing import Any
 
 import pandas as pd
 
+from cleanweb import manifest
 from cleanweb.records import MEANING, UNREADABLE, Verdict
+from cleanweb.schema import COPIES, STATUSES, TRANSITIONS
 
 _MOST = 8  # lines of a list before it is cut
+_TOTALS = f"""SELECT count(*) FILTER (needs_review) AS needs_review, count(final_label) AS final,
+    count(*) FILTER (duplicate_kind = 'exact') AS exact, count(*) FILTER (duplicate_kind = 'near') AS near,
+    (SELECT count(*) FROM (SELECT picture FROM ({COPIES}) GROUP BY 1
+                           HAVING min(given_label) <> max(given_label))) AS two_labels FROM images"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,36 +105,36 @@ class Summary:
         ]
 
 
-def summarise(folder: Path, tables: dict[str, pd.DataFrame], notes: list[str], retag_s: float | None = None) -> Summary:
-    """From the manifest's tables. retag_s: the seconds that a retag took."""
-    images, classes = tables["images"], tables["classes"]
-    counts = images["verdict"].value_counts()
-    copies = images[images["duplicate_of"].notna()]
-    rate, low, high = tables["runs"].iloc[0][["noise_rate", "noise_low", "noise_high"]]
-    bad_file = images["status"].isin(UNREADABLE)
-    pairs = images[images["verdict"] == "relabeled"].groupby(["given_label", "suggested_label"]).size()
-    pairs = pairs.sort_values(ascending=False, kind="stable").rename("images").reset_index()
+def summarise(folder: Path, notes: list[str], retag_s: float | None = None) -> Summary:
+    """Of a finished run. retag_s: the seconds that a retag took. Raises RunError where there is no manifest."""
+    with manifest.attached(folder):
+        made, classes = (manifest.read(folder, name) for name in ("runs", "classes"))
+        [totals] = manifest.rows(folder, _TOTALS).to_dict("records")
+        counts = _dict(manifest.rows(folder, "SELECT verdict::VARCHAR, count(*) FROM images GROUP BY 1"))
+        unreadable = _dict(manifest.rows(folder, STATUSES, [[*UNREADABLE]]))
+        pairs = manifest.rows(folder, TRANSITIONS)
+    rate, low, high = made.iloc[0][["noise_rate", "noise_low", "noise_high"]]
     return Summary(
         run=str(folder),
-        verdicts={str(v): int(counts.get(v, 0)) for v in MEANING},
-        needs_review=int(images["needs_review"].astype(bool).sum()),
-        classifier=bool(images["final_label"].notna().any()),
+        verdicts={str(v): counts.get(v, 0) for v in MEANING},
+        needs_review=int(totals["needs_review"]),
+        classifier=bool(totals["final"]),
         noise_rate=None if pd.isna(rate) else float(rate),
         noise_interval=None if pd.isna(rate) else (float(low), float(high)),
         classes=classes.astype(object).where(classes.notna(), None).to_dict("records"),
         relabelings=pairs.to_dict("records"),
-        duplicates={kind: int((copies["duplicate_kind"] == kind).sum()) for kind in ("exact", "near")},
-        two_labels=_two_labels(images),
-        unreadable={k: int(n) for k, n in images.loc[bad_file, "status"].value_counts().items()},
+        duplicates={kind: int(totals[kind]) for kind in ("exact", "near")},
+        two_labels=int(totals["two_labels"]),
+        unreadable=unreadable,
         notes=notes,
-        seconds=float(tables["runs"]["seconds"].iloc[0]) if retag_s is None else retag_s,
+        seconds=float(made["seconds"].iloc[0]) if retag_s is None else retag_s,
         retagged=retag_s is not None,
     )
 
 
-def _two_labels(images: pd.DataFrame) -> int:
-    picture = images["duplicate_of"].fillna(images["sample_id"])
-    return int((images["given_label"].groupby(picture).nunique() > 1).sum())
+def _dict(rows: pd.DataFrame) -> dict[str, int]:
+    """Of two columns, a name and a number."""
+    return {str(name): int(n) for name, n in rows.itertuples(index=False)}
 
 
 def _counted(n: int, one: str, many: str) -> str:

@@ -1,6 +1,6 @@
 """Which pictures are worth a look, and small copies of them that fit into a text file.
 
-Takes the manifest's tables; gives contact sheets, always the same ones for the same tables. A picture that has vanished
+Takes a finished run; gives contact sheets, always the same ones for the same manifest. A picture that has vanished
 since is no error. Memory: the small copies. Time: that of decoding them, on all cores; JPEGs are decoded small.
 """
 
@@ -10,19 +10,20 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from cleanweb import manifest
 from cleanweb.images import quiet, thumbnail
 from cleanweb.readers import read_bytes
 from cleanweb.records import Progress, silent
-
-if TYPE_CHECKING:
-    import pandas as pd
+from cleanweb.schema import COPIES
 
 SIDE_PX = 112
 QUALITY = 70  # with 112 px 2 to 5 kB a picture: all sheets together stay at a few MB
 
 OF_VERDICT, OF_CLASS, CLASSES, GROUPS, OF_GROUP = 12, 6, 20, 12, 6  # together at most 336 pictures
+_PICTURE = "duplicate_of IS NULL AND confidence IS NOT NULL"  # each once
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,54 +35,51 @@ class Sheet:
     more: int = 0  # pictures that belong here and are not shown
 
 
-def of_verdicts(images: "pd.DataFrame") -> dict[str, list[Sheet]]:
+def of_verdicts(run: Path) -> dict[str, list[Sheet]]:
     """verdict → its surest pictures and its least sure ones; no picture is on both."""
     sheets = {}
     for verdict in ("clean", "relabeled", "ood"):
-        found = _pictures(images[images["verdict"] == verdict])
-        found = found.sort_values(["confidence", "sample_id"], ascending=[False, True])
-        surest = found.head(min(OF_VERDICT, (len(found) + 1) // 2))
-        least = found.iloc[len(surest) :].tail(OF_VERDICT).iloc[::-1]
-        sheets[verdict] = [Sheet("The surest", _rows(surest)), Sheet("The least sure", _rows(least))]
+        which = f"{_PICTURE} AND verdict = '{verdict}'"
+        n = int(manifest.rows(run, f"SELECT count(*) AS n FROM images WHERE {which}")["n"].iloc[0])
+        n_surest = min(OF_VERDICT, (n + 1) // 2)
+        surest = _rows(run, f"{which} ORDER BY confidence DESC, sample_id LIMIT ?", n_surest)
+        least = _rows(run, f"{which} ORDER BY confidence, sample_id DESC LIMIT ?", min(OF_VERDICT, n - n_surest))
+        sheets[verdict] = [Sheet("The surest", surest), Sheet("The least sure", least)]
     return sheets
 
 
-def of_classes(images: "pd.DataFrame", labels: Sequence[str]) -> list[Sheet]:
+def of_classes(run: Path, labels: Sequence[str]) -> list[Sheet]:
     """For each of these labels the pictures that keep it with the least probability; of at most `CLASSES` of them."""
-    clean = _pictures(images[images["verdict"] == "clean"]).sort_values(["p_clean", "sample_id"])
-    clean = clean[clean["given_label"].isin(labels[:CLASSES])].groupby("given_label", sort=False).head(OF_CLASS)
-    found = dict(iter(clean.groupby("given_label", sort=False)))
-    return [Sheet(label, _rows(found[label])) for label in labels[:CLASSES] if label in found]
+    which = f"{_PICTURE} AND verdict = 'clean' AND given_label = ? ORDER BY p_clean, sample_id LIMIT ?"
+    sheets = [Sheet(label, _rows(run, which, label, OF_CLASS)) for label in labels[:CLASSES]]
+    return [sheet for sheet in sheets if sheet.rows]
 
 
-def under_two_labels(images: "pd.DataFrame") -> tuple[list[Sheet], int]:
+def under_two_labels(run: Path) -> tuple[list[Sheet], int]:
     """Pictures that were given several labels, with all their copies; and how many there are."""
-    picture = images["duplicate_of"].fillna(images["sample_id"])
-    return _groups(images, picture, images["given_label"].groupby(picture).nunique() > 1)
+    return _groups(run, "min(given_label) <> max(given_label)")
 
 
-def near_duplicates(images: "pd.DataFrame") -> tuple[list[Sheet], int]:
+def near_duplicates(run: Path) -> tuple[list[Sheet], int]:
     """Pictures of which there are copies that only look the same; and how many there are."""
-    picture = images["duplicate_of"].fillna(images["sample_id"])
-    return _groups(images, picture, (images["duplicate_kind"] == "near").groupby(picture).any())
+    return _groups(run, "bool_or(duplicate_kind = 'near')")
 
 
-def _groups(images: "pd.DataFrame", picture: "pd.Series", wanted: "pd.Series") -> tuple[list[Sheet], int]:
-    keys = sorted(wanted[wanted].index)
-    sheets = []
-    for key in keys[:GROUPS]:
-        copies = images[picture == key]
-        sheets.append(Sheet(key, _rows(copies.head(OF_GROUP)), max(0, len(copies) - OF_GROUP)))
-    return sheets, len(keys)
+def _groups(run: Path, wanted: str) -> tuple[list[Sheet], int]:
+    found = manifest.rows(run, f"SELECT picture, count(*) AS copies, count(*) OVER () AS pictures FROM ({COPIES}) "
+                               f"GROUP BY picture HAVING {wanted} ORDER BY picture LIMIT {GROUPS}")  # fmt: skip
+    sheets = [
+        Sheet(key, _rows(run, f"? IN (sample_id, duplicate_of) ORDER BY rowid LIMIT {OF_GROUP}", key),
+              max(0, copies - OF_GROUP))
+        for key, copies in zip(found["picture"], found["copies"].tolist(), strict=True)
+    ]  # fmt: skip
+    return sheets, int(found["pictures"].max()) if len(found) else 0
 
 
-def _pictures(images: "pd.DataFrame") -> "pd.DataFrame":
-    """Each picture once."""
-    return images[images["duplicate_of"].isna() & images["confidence"].notna()]
-
-
-def _rows(images: "pd.DataFrame") -> list[dict[str, object]]:
-    return images.astype(object).where(images.notna(), None).to_dict("records")
+def _rows(run: Path, which: str, *values: object) -> list[dict[str, object]]:
+    found = manifest.rows(run, f"SELECT * EXCLUDE (rowid) REPLACE (verdict::VARCHAR AS verdict) FROM numbered_images "
+                               f"WHERE {which}", values)  # fmt: skip
+    return found.astype(object).where(found.notna(), None).to_dict("records")
 
 
 def make(rows: Iterable[dict[str, Any]], progress: Progress = silent) -> dict[str, str | None]:

@@ -24,7 +24,10 @@ def matched(
     source: Place, labels: Sequence[tuple[str, str | None]], samples: Sequence[Sample]
 ) -> dict[int, str | None]:
     """Sample index → label of these paths and labels that `source` names. Raises UsageError where they do not fit."""
-    index = {sample.path: i for i, sample in reversed([*enumerate(samples)])}
+    named, index = {path for path, _ in labels}, dict[str, int]()
+    for i, sample in enumerate(samples):
+        if sample.path in named:
+            index.setdefault(sample.path, i)
     unknown = [path for path, _ in labels if path not in index]
     if unknown:
         raise UsageError(f"{source} names {len(unknown)} of {len(labels)} paths that the crawl does not, as "

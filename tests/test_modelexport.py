@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +122,7 @@ def test_fit_writes_a_card_and_an_export_keeps_it(run: Path, tmp_path: Path) -> 
 
 
 def test_the_cards_figures_are_the_manifests(run: Path, tables: dict, config: dict) -> None:
-    card = modelcard.text(config, tables)
+    card = modelcard.text(config, modelcard.figures(run))
     images = tables["images"]
     for verdict, n in images["verdict"].value_counts().items():
         assert f"{n} {verdict}" in card
@@ -134,19 +135,18 @@ def test_the_cards_figures_are_the_manifests(run: Path, tables: dict, config: di
     assert "No accuracy was measured" in card
 
 
-def test_the_card_names_no_place_on_this_machine(run: Path, crawl: Path, tables: dict, config: dict) -> None:
-    made = tables | {"runs": tables["runs"].copy()}
-    asked = json.loads(made["runs"]["settings"].iloc[0]) | {"backbone": f"local-dir:{crawl}/nets/small"}
-    made["runs"]["settings"] = json.dumps(asked)
-    card = modelcard.text(config, made)
+def test_the_card_names_no_place_on_this_machine(run: Path, crawl: Path, config: dict) -> None:
+    told = modelcard.figures(run)
+    asked = json.loads(told.run["settings"]) | {"backbone": f"local-dir:{crawl}/nets/small"}
+    card = modelcard.text(config, replace(told, run=told.run | {"settings": json.dumps(asked)}))
     assert str(crawl) not in card
     assert "backbone: small" in card
 
 
-def test_no_label_is_markdown(tables: dict, config: dict) -> None:
+def test_no_label_is_markdown(run: Path, config: dict) -> None:
     hostile = "<script>x</script>\n# Title | [a](http://b) `c` ![d](e) **f** &amp;"
-    made = tables | {"classes": tables["classes"].assign(label=[hostile, *tables["classes"]["label"][1:]])}
-    card = modelcard.text(config, made)
+    told = modelcard.figures(run)
+    card = modelcard.text(config, replace(told, classes=[told.classes[0] | {"label": hostile}, *told.classes[1:]]))
     (row,) = [line for line in card.splitlines() if "script" in line]
     assert "<" not in row
     assert len(re.findall(r"(?<!\\)\|", row)) == 5
@@ -154,8 +154,8 @@ def test_no_label_is_markdown(tables: dict, config: dict) -> None:
     assert card.count("\n# ") == 1
 
 
-def test_the_head_is_yaml_of_the_hub(tables: dict, config: dict) -> None:
+def test_the_head_is_yaml_of_the_hub(run: Path, config: dict) -> None:
     yaml = pytest.importorskip("yaml", reason="it comes with huggingface_hub")
-    head = yaml.safe_load(modelcard.text(config, tables).split("---\n")[1])
+    head = yaml.safe_load(modelcard.text(config, modelcard.figures(run)).split("---\n")[1])
     assert head["library_name"] == "timm"
     assert head["pipeline_tag"] == "image-classification"

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -64,7 +65,8 @@ def tables(n: int = 40, labels: tuple[str, ...] = ("cat", "dog"), verdicts: tupl
     images["given_label"] = [labels[i % len(labels)] for i in range(n)]
     images["verdict"] = [verdicts[i // len(labels) % len(verdicts)] for i in range(n)]
     moved = images["verdict"] == "relabeled"
-    images.loc[moved, "suggested_label"] = labels[-1]
+    other = dict(zip(labels, [*labels[1:], labels[0]], strict=True))
+    images.loc[moved, "suggested_label"] = images.loc[moved, "given_label"].map(other)
     shares = rng.dirichlet((1, 1, 1), n)
     for i, name in enumerate(("p_clean", "p_id", "p_ood")):
         images[name] = shares[:, i]
@@ -85,8 +87,22 @@ def tables(n: int = 40, labels: tuple[str, ...] = ("cat", "dog"), verdicts: tupl
                for name in ("reviews", "audits", "audit_findings", "reliability")}}  # fmt: skip
 
 
+def render(made: dict[str, pd.DataFrame]) -> str:
+    """The page of a run with these tables."""
+    with tempfile.TemporaryDirectory() as folder:
+        return report.render(written(made, Path(folder)))
+
+
+def written(made: dict[str, pd.DataFrame], run: Path) -> Path:
+    """The run folder with these tables; final labels follow from the verdicts."""
+    images = made["images"]
+    final = images["given_label"].where(images["verdict"] == "clean", images["suggested_label"])
+    manifest.write(run, made | {"images": images.assign(final_label=final)})
+    return run
+
+
 def page(made: dict[str, pd.DataFrame]) -> Page:
-    return Page(report.render(Path("run"), made))
+    return Page(render(made))
 
 
 # --- whole in itself ------------------------------------------------------------------------------------------------
@@ -131,7 +147,8 @@ def test_labels_and_paths_are_text_and_nothing_else() -> None:
         labels=(HOSTILE, '" onload="alert(2)', "{{ 7 * 7 }}\x00\u202e"), verdicts=("clean", "relabeled", "ood")
     )
     made["images"].loc[0, "path"] = HOSTILE
-    made["images"].loc[1, ["status", "error", "verdict"]] = ["truncated", HOSTILE, "unusable"]
+    broken = ["truncated", HOSTILE, "unusable", None]
+    made["images"].loc[1, ["status", "error", "verdict", "suggested_label"]] = broken
     made["images"].loc[3, ["duplicate_of", "duplicate_kind"]] = [made["images"].loc[2, "sample_id"], "near"]
     made["runs"]["source"] = made["runs"]["labels"] = made["runs"]["target"] = HOSTILE
     found = page(made)
@@ -169,7 +186,7 @@ def test_a_run_of_one_verdict(verdicts: tuple[str, ...]) -> None:
 def test_nothing_known_of_anything() -> None:
     made = tables(n=2)
     made["images"][["p_clean", "p_id", "p_ood", "confidence"]] = np.nan
-    made["images"]["given_label"] = None
+    made["images"][["given_label", "verdict"]] = [None, "unusable"]
     made["classes"].loc[0, ["images", "noise_rate", "noise_low", "noise_high"]] = [0, np.nan, np.nan, np.nan]
     made["runs"][["noise_rate", "noise_low", "noise_high"]] = np.nan
     made["epochs"], made["transition_matrix"] = made["epochs"].head(0), made["transition_matrix"].head(0)
@@ -190,7 +207,7 @@ def test_it_stays_small_whatever_the_size_of_the_crawl(tmp_path: Path) -> None:
     Image.fromarray(rng.integers(0, 256, (112, 112, 3), np.uint8)).save(tmp_path / "noise.png")  # the worst to store
     images["file"] = str(tmp_path / "noise.png")
     made["epochs"] = pd.concat([made["epochs"]] * 2000)
-    assert len(report.render(tmp_path, made).encode()) < 15_000_000
+    assert len(render(made).encode()) < 15_000_000
 
 
 # --- where it goes --------------------------------------------------------------------------------------------------
@@ -233,10 +250,11 @@ def test_it_needs_no_torch(run: Path) -> None:
 # --- what it is made of ---------------------------------------------------------------------------------------------
 
 
-def test_surest_and_least_sure_share_no_picture() -> None:
+def test_surest_and_least_sure_share_no_picture(tmp_path: Path) -> None:
     for n in (0, 1, 5, 23, 100):
-        images = tables(n)["images"]
-        for verdict, (surest, least) in thumbnails.of_verdicts(images).items():
+        made = tables(n)
+        images, run = made["images"], written(made, tmp_path / str(n))
+        for verdict, (surest, least) in thumbnails.of_verdicts(run).items():
             shown = [row["sample_id"] for row in [*surest.rows, *least.rows]]
             there = int((images["verdict"] == verdict).sum())
             assert len(shown) == len(set(shown)) == min(there, 2 * thumbnails.OF_VERDICT)
@@ -282,12 +300,12 @@ def test_a_thumbnail_is_small_and_upright(tmp_path: Path) -> None:
     assert thumbnail(file.read_bytes(), 112).size == (56, 112)
 
 
-def test_what_people_found_is_drawn_on_the_line_where_it_is_what_was_said(tmp_path: Path) -> None:
+def test_what_people_found_is_drawn_on_the_line_where_it_is_what_was_said() -> None:
     made = tables()
-    assert "where people have looked" not in report.render(tmp_path, made)
+    assert "where people have looked" not in render(made)
     rows = [(0.1, 20, 0.15, 0.15), (0.9, 50, 0.95, 1.0)]
     made["reliability"] = pd.DataFrame(rows, columns=["p_from", "images", "p_clean", "share_right"])
-    drawn = report.render(tmp_path, made)
+    drawn = render(made)
     assert "where people have looked" in drawn
     low, high = charts.reliability(made["reliability"].to_dict("records"))
     on_the_line = charts.BOTTOM - 0.15 * (charts.BOTTOM - charts.TOP)

@@ -8,10 +8,14 @@ import pandas as pd
 import pytest
 
 from cleanweb import manifest, schema
+from cleanweb.frames import Rows
+from cleanweb.judging import Images, classes_table, judge
+from cleanweb.known import Crawled
 from cleanweb.records import UNVERIFIED, Decision, ImageFacts, Sample, Scores, Status, Verdict
 from cleanweb.settings import Settings
-from cleanweb.tables import classes_table, epochs_table, facts_table, judge, runs_table, transition_table
+from cleanweb.tables import epochs_table, runs_table, transition_table
 from cleanweb.train import EpochRecord
+from cleanweb.written import Written
 
 CLASSES = ["cat", "dog", "owl"]
 NOISE = np.array([[0.3, 0.2, 0.4], [0.1, 0.05, 0.2], [np.nan, np.nan, np.nan], [0.2, 0.1, 0.3]])  # classes, and all
@@ -23,17 +27,17 @@ def row(label: str | None, verdict: str = "clean", to: str | None = None, copy_o
     return dict(label=label, verdict=verdict, to=to, copy_of=copy_of, status=status, note=note, file=file, **more)
 
 
-def facts(rows: list[dict]) -> tuple[pd.DataFrame, np.ndarray]:
-    """The images table before it is judged, and which rows are scored."""
+def facts(rows: list[dict]) -> tuple[Crawled, np.ndarray]:
+    """What is known of the rows before they are judged, and which are scored."""
     samples = [Sample(f"{i}.png", f"{i}.png", f"/crawl/{i}.png", None, r["label"], r["status"], r["note"])
                for i, r in enumerate(rows)]  # fmt: skip
-    seen = [ImageFacts(Status.OK, "", "PNG", 8, 8, 99, "ab" * 32, "d", 7) if r["file"] == Status.OK else
+    seen = [ImageFacts(Status.OK, "", "PNG", 8, 8, 99, "ab" * 32, "cd" * 16, 7) if r["file"] == Status.OK else
             ImageFacts(r["file"], "breaks off at byte 9") for r in rows]  # fmt: skip
     kept = np.array([i if r["copy_of"] is None else r["copy_of"] for i, r in enumerate(rows)])
     kind = ["" if r["copy_of"] is None else r.get("kind", "exact") for r in rows]
     scored = [i for i, r in enumerate(rows) if r["copy_of"] is None and r["file"] == Status.OK
               and r["status"] in (Status.OK, Status.UNLABELED, Status.UNLISTED)]  # fmt: skip
-    return facts_table(samples, seen, kept, kind), np.array(scored)
+    return Crawled(samples, seen, kept, kind), np.array(scored)
 
 
 def evidence(rows: list[dict], scored: np.ndarray, k: int = 2) -> tuple[Scores, Decision]:
@@ -57,17 +61,21 @@ def evidence(rows: list[dict], scored: np.ndarray, k: int = 2) -> tuple[Scores, 
 
 
 def judged(*rows: dict, k: int = 2) -> pd.DataFrame:
-    images, scored = facts(list(rows))
-    return judge(images, scored, *evidence(list(rows), scored, k), CLASSES)
+    return table(list(rows), k)[:]
 
 
-def write(folder: Path, images: pd.DataFrame) -> pd.DataFrame:
+def table(rows: list[dict], k: int = 2) -> Images:
+    known, scored = facts(rows)
+    return Images(known, judge(known, scored, *evidence(rows, scored, k), CLASSES))
+
+
+def write(folder: Path, images: Rows) -> pd.DataFrame:
     """The images as the manifest gives them back."""
     record = EpochRecord(1, 0.5, None, 3, 2, 1, 1e-3, 0.1)
     settings = Settings(source=Path("crawl"))
     manifest.write(folder, {
         "images": images,
-        "classes": classes_table(images, CLASSES, NOISE),
+        "classes": manifest.empty("classes"),
         "transition_matrix": transition_table(np.ones((4, 3)), CLASSES),
         "epochs": epochs_table({"train": [record], "classifier": [record]}),
         "runs": runs_table(settings, Path("crawl"), "f00d", datetime.now(UTC), schema.SCHEMA_VERSION, NOISE),
@@ -97,11 +105,12 @@ EVERYTHING = [
 
 
 def test_facts_come_before_judgement():
-    images, _ = facts(EVERYTHING)
+    known, _ = facts(EVERYTHING)
+    images = known.take(np.arange(len(EVERYTHING)))
     assert list(images.columns) == [name for name in images.columns if name in dict_of_columns("images")]
     assert len(images) == len(EVERYTHING)
     assert images["sample_id"].is_unique
-    assert images[["verdict", "p_clean", "final_label", "reason"]].isna().all(axis=None)
+    assert not {"verdict", "p_clean", "final_label", "reason"} & {*images.columns}
     assert images.loc[7, ["duplicate_of", "duplicate_kind"]].tolist() == ["0.png", "near"]
     assert images.loc[17, ["status", "error", "sha256"]].tolist() == ["truncated", "breaks off at byte 9", None]
     assert images.loc[0, "phash"] == "0000000000000007"
@@ -255,14 +264,16 @@ def test_the_manifest_takes_and_gives_back_what_was_judged(tmp_path: Path):
 def test_what_came_from_the_manifest_can_be_judged_again(tmp_path: Path):
     _, scored = facts(EVERYTHING)
     first = judged(*EVERYTHING)
-    again = judge(write(tmp_path, first), scored, *evidence(EVERYTHING, scored), CLASSES)
+    write(tmp_path, first)
+    known = Written(tmp_path)
+    again = Images(known, judge(known, scored, *evidence(EVERYTHING, scored), CLASSES))[:]
     for column in ("verdict", "suggested_label", "final_label", "reason", "p_clean", "js_clean"):
         pd.testing.assert_series_equal(
             again[column].replace({np.nan: None}), first[column].replace({np.nan: None}), check_dtype=False, rtol=1e-5
         )
     write(tmp_path, again)
     changed = [r | {"verdict": "ood", "to": None} for r in EVERYTHING]  # another rule, nothing left of the first
-    other = judge(first, scored, *evidence(changed, scored), CLASSES)
+    other = Images(known, judge(known, scored, *evidence(changed, scored), CLASSES))[:]
     assert set(other["verdict"]) == {"ood", "unusable"}
     assert other["final_label"].isna().all()
     write(tmp_path, other)
@@ -288,7 +299,7 @@ def test_whatever_is_decided_the_manifest_takes_it(seed: int, tmp_path: Path):
 
 def test_classes_add_up():
     images = judged(*EVERYTHING)
-    classes = classes_table(images, CLASSES, NOISE).set_index("label")
+    classes = classes_table(table(EVERYTHING).verdicts, NOISE).set_index("label")
     parts = classes[["clean", "relabeled_away", "ood", "unusable"]].sum(axis=1)
     assert (parts == classes["images"]).all()
     assert classes["images"].sum() == images["given_label"].notna().sum()
@@ -299,8 +310,8 @@ def test_classes_add_up():
 
 
 def test_a_class_of_which_nothing_is_usable_has_no_noise_rate():
-    images = judged(row("cat"), row("dog"), row("owl", file=Status.EMPTY))
-    (owl,) = classes_table(images, CLASSES, NOISE).query("label == 'owl'").to_dict("records")
+    images = table([row("cat"), row("dog"), row("owl", file=Status.EMPTY)])
+    (owl,) = classes_table(images.verdicts, NOISE).query("label == 'owl'").to_dict("records")
     assert (owl["images"], owl["unusable"]) == (1, 1)
     assert pd.isna(owl["noise_rate"])
 
@@ -338,3 +349,54 @@ def test_the_transition_matrix_says_how_each_true_class_was_labelled():
     assert found[(None, "dog")] == (5, 0.5)
     assert ("owl", "owl") not in found  # a thousandth of an image is none
     assert table["images"].sum() == 160
+
+
+# --- some rows at a time --------------------------------------------------------------------------------------------
+
+
+def everything(folder: Path) -> list[Images]:
+    """The same table twice: of samples and facts, and of a manifest."""
+    of_crawl = table(EVERYTHING)
+    write(folder, of_crawl)
+    known, (_, scored) = Written(folder), facts(EVERYTHING)
+    return [of_crawl, Images(known, judge(known, scored, *evidence(EVERYTHING, scored), CLASSES))]
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_some_rows_at_a_time_are_those_of_all_at_once(size: int, tmp_path: Path) -> None:
+    for images in everything(tmp_path):
+        whole = plain(images[:])
+        parts = [plain(images[first : first + size]) for first in range(0, len(images), size)]
+        assert [row for part in parts for row in part] == whole
+        some = np.array([2, 3, 7, 17])
+        assert plain(images.take(some)) == [whole[i] for i in some]
+    assert plain(images[5:5]) == []
+
+
+def plain(frame: pd.DataFrame) -> list[tuple]:
+    return [*frame.astype(object).where(frame.notna(), None).itertuples(index=False)]
+
+
+def test_a_manifest_knows_what_the_crawl_knew(tmp_path: Path) -> None:
+    one, other = (images.known for images in everything(tmp_path))
+    assert other.kept.tolist() == one.kept.tolist()
+    assert [other.labels[i] if i >= 0 else None for i in other.given] == [row["label"] for row in EVERYTHING]
+    ids = ["3.png", "0.png", "no such thing"]
+    assert other.rows_of(ids) == one.rows_of(ids) == {"3.png": 3, "0.png": 0}
+    rows = np.arange(len(EVERYTHING))
+    assert plain(other.take(rows)) == plain(one.take(rows))
+
+
+def test_notes_are_added_to_those_that_are_there() -> None:
+    images = table(EVERYTHING)
+    noted = Images(images.known, images.verdicts, [{1: "changed", 4: "changed"}, {4: "another"}])
+    assert noted[:]["note"].tolist()[:5] == [None, "changed", None, None, "changed; another"]
+    assert noted.take(np.array([1, 4]))["note"].tolist() == ["changed", "changed; another"]
+
+
+def test_a_table_is_written_some_rows_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = write(tmp_path / "whole", judged(*EVERYTHING))
+    monkeypatch.setattr("cleanweb.frames._PART", 4)
+    pd.testing.assert_frame_equal(write(tmp_path / "parts", table(EVERYTHING)), whole)
+    one, other = (tmp_path / name / "manifest.csv" for name in ("whole", "parts"))
+    assert one.read_bytes() == other.read_bytes()

@@ -142,11 +142,6 @@ def state(run: Path, audit_id: int) -> Audit:
     return _last_of(found)
 
 
-def of_tables(tables: Mapping[str, "pd.DataFrame"]) -> Audit | None:
-    """The audit that was drawn last, from the manifest's tables audits, images and reviews."""
-    return None if tables["audits"].empty else _last_of(tables)
-
-
 def _last_of(tables: Mapping[str, "pd.DataFrame"]) -> Audit:
     audits, reviews = tables["audits"], tables["reviews"]
     rows = audits[audits["audit_id"] == audits["audit_id"].max()].sort_values("position", ignore_index=True)

@@ -26,7 +26,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cleanweb import inspection, manifest, readers, tables
+from cleanweb import inspection, judging, readers
 from cleanweb.bench import metrics, record
 from cleanweb.bench.record import Result
 from cleanweb.bench.trial import Trial
@@ -37,6 +37,7 @@ from cleanweb.records import Decision, Progress, Verdict, silent
 from cleanweb.runfolder import RunFolder
 from cleanweb.score import N_NEIGHBOURS
 from cleanweb.views import loaded_side
+from cleanweb.written import Written
 
 _FOLDS = 5
 _ITERATIONS = 400  # of the logistic regression, as in cleanlab's tutorials
@@ -171,13 +172,14 @@ def run(trial: Trial, names: list[str], progress: Progress = silent) -> Iterator
         return
     folder = RunFolder(trial.settings.out)
     scored, scores, classes, _ = folder.load_scores()
-    images, truth = manifest.read(folder.path, "images"), trial.made.truth
-    foreign = images["path"].iloc[scored].isin(truth.loc[truth["truth"] == "", "path"])
+    known, truth = Written(folder.path), trial.made.truth
+    foreign = known.take(scored)["path"].isin(truth.loc[truth["truth"] == "", "path"])
     features = _features(trial, scored, progress)
     seen = Evidence(features, scores.labels, len(classes), float(foreign.mean()), trial.settings.seed)
     for name in names:
         decision = RIVALS[name](seen)
-        judged = metrics.judge(tables.judge(images, scored, scores, decision, classes), truth)
+        rows = judging.Images(known, judging.judge(known, scored, scores, decision, classes))
+        judged = metrics.judge(rows[:], truth)
         stands = np.mean([verdict == Verdict.CLEAN for verdict in decision.verdict])
         judged |= {"ece_clean": None, "class_noise_error": None, "noise_rate": float(1 - stands)}
         judged |= dict.fromkeys(metrics.ESTIMATES)  # they make none

@@ -206,14 +206,13 @@ def _measured(
     start = _anonymous_mb()
     with books(work / "fit.json") as of_fit:
         run = pipeline.fit(settings)
-    n = len(run.tables["images"])
-    del run
+    [n] = manifest.rows(run.folder, "SELECT count(*) AS n FROM images")["n"]
     with books(work / "retag.json") as of_retag:
         retagging.retag(work / "run")
     both = {name: of_fit.stages[name] for name in of_fit.stages} | {"retag": _whole(of_retag.stages)}
     learned = {name: dict(vars(stage)) for name, stage in both.items()}
     size = sum(file.stat().st_size for file in (work / "run").rglob("*") if file.is_file())
-    result = {"images": n, "main_mb_at_start": start, "stages": learned, "run_bytes": size}
+    result = {"images": int(n), "main_mb_at_start": start, "stages": learned, "run_bytes": size}
     atomic.write_text(told, json.dumps(result))
 
 

@@ -129,7 +129,7 @@ def fit(
             if not tells:
                 return
             run = pipeline.fit(settings, progress)
-        digest = summary.summarise(run.folder, run.tables, run.notes)
+        digest = summary.summarise(run.folder, run.notes)
     print_summary(digest, as_json, quiet)
     with words_for_errors():
         if strict and digest.unreadable:

@@ -40,5 +40,5 @@ def retag(
         from cleanweb import retagging, summary
 
         done = retagging.retag(run, retagging.target(min_precision, keep), trusted, progress)
-        digest = summary.summarise(done.folder, done.tables, done.notes, done.retag_s)
+        digest = summary.summarise(done.folder, done.notes, done.retag_s)
     print_summary(digest, as_json, quiet)
