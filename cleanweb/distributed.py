@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from cleanweb.errors import CleanwebError
 
-_PATIENCE = timedelta(days=30)  # rank 0 may read and inspect for long before it hands anything out
+_PATIENCE = timedelta(days=30)  # rank 0 may read a crawl and look for copies for long
 
 Work = Callable[[Sequence[int]], None]
 

@@ -292,16 +292,31 @@ def inspect(
     No pixels are kept where `cache_folder` is None; else it goes on where an earlier call with it was stopped. A file
     that crashes or hangs its decoder gets Status.ERROR. Raises MachineError where the cache cannot be written.
     """
+    journal = begin(cache_folder, size_px, total)
+    left = ((i, content) for i, content in contents if i not in journal.facts)
+    inspect_into(journal, left, total, workers, progress, room_bytes)
+    return journal.facts, None if cache_folder is None else journal.cache()
+
+
+def begin(cache_folder: Path | None, size_px: int, total: int) -> Journal:
+    """The journal of an inspection of so many files; with what an earlier call has found, of which it tells."""
     journal = Journal(cache_folder, size_px)
     if journal.facts:
-        assert cache_folder is not None, "else nothing is kept"
-        if not (cache_folder / "index.npy").exists():  # not every file has been seen
-            journal.forget_unread()
         log.log(NOTICE, "%s of %s files are inspected already.", f"{len(journal.facts):,}", f"{total:,}")
-    sizes = {} if cache_folder is None else pixelcache.sizes(cache_folder)
-    room = sys.maxsize if room_bytes is None else (room_bytes - sum(sizes.values())) // max(workers, 1)
-    start = partial(_inspector, cache_folder, size_px, 1 + max(sizes, default=-1), room)
-    left = ((i, content) for i, content in contents if i not in journal.facts)
+    return journal
+
+
+def inspect_into(
+    journal: Journal,
+    left: Iterable[tuple[int, Path | bytes | Unread]],
+    total: int,
+    workers: int,
+    progress: Progress,
+    room_bytes: int | None = None,
+) -> None:
+    """Inspect what is left of a total of files. Raises as `inspect` does."""
+    room = sys.maxsize if room_bytes is None else (room_bytes - journal.held_bytes) // max(workers, 1)
+    start = partial(_inspector, journal.folder, journal.size_px, journal.numbers, room)
     try:
         with closing(run(start, left, workers, memory_bytes=memory_share(workers))) as answers:
             for i, answer in answers:
@@ -312,17 +327,13 @@ def inspect(
                 progress("inspect", len(journal.facts), total)
     finally:
         journal.flush()
-    if cache_folder is None:
-        return journal.facts, None
-    n = max(journal.facts, default=-1) + 1
-    return journal.facts, PixelCache.save(cache_folder, n, journal.places)
 
 
 def _inspector(
-    cache_folder: Path | None, size_px: int, first: int, room_bytes: int, number: int
+    cache_folder: Path | None, size_px: int, numbers: range, room_bytes: int, number: int
 ) -> Callable[[Path | bytes | Unread], object]:
     """What one process does to one file: (facts, place in the cache), or the MachineError that stops the whole. Its
-    squares go to a file of its own, numbered from `first` on: earlier ones may end in half a square."""
+    squares go to a file of its own, under one of the free numbers: earlier files may end in half a square."""
     logging.getLogger("PIL").setLevel(logging.CRITICAL)  # its complaints are told once, as the status
     kept = [0]
 
@@ -335,7 +346,7 @@ def _inspector(
             return facts, None
         kept[0] += square.nbytes
         try:
-            return facts, pixelcache.append(cache_folder, first + number, square)
+            return facts, pixelcache.append(cache_folder, numbers[number], square)
         except OSError as error:
             return MachineError(f"The decoded images cannot be kept in {cache_folder}: {error}. Free some space there.")
 

@@ -3,14 +3,17 @@ of them since. Trouble with one file is a row; only a crawl of which nothing can
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from cleanweb import checkpoint, duplicates, images, machine, readers, remote
+from cleanweb import checkpoint, distributed, duplicates, images, machine, readers, remote
 from cleanweb.errors import CrawlError, MachineError
+from cleanweb.journal import Journal
 from cleanweb.pixelcache import PixelCache
-from cleanweb.records import CLOSED, ImageFacts, Progress, Sample, Status
+from cleanweb.records import CLOSED, ImageFacts, Progress, Sample, Status, silent
 from cleanweb.settings import fingerprint_of_all
 from cleanweb.workers import free_memory
 
@@ -24,23 +27,61 @@ def inspect(
     room_bytes: int | None = None,
 ) -> tuple[Sequence[ImageFacts], PixelCache]:
     """Facts of every sample, and the pixels, which are kept in the folder `pixels` as far as there is room; a row that
-    names a path again has its first row's facts."""
-    total = sum(sample.status not in CLOSED for sample in samples)
-    workers = machine.cores() if workers is None else workers
-    contents = readers.contents(samples)
-    found, cache = images.inspect(contents, total, pixels, side_px, workers, progress, room_bytes)
-    assert cache is not None, "there is a folder for it"
+    names a path again has its first row's facts. torchrun's ranks share the files, on `workers` processes each."""
+    to_open = np.flatnonzero([sample.status not in CLOSED for sample in samples])
+    journal, ranks = images.begin(pixels, side_px, len(to_open)), distributed.size()
+    left = _left(to_open, journal)
+    if ranks > 1 and len(left):
+        room = None if room_bytes is None else (room_bytes - journal.held_bytes) // ranks
+        shares = _Shares(samples, np.array_split(left, ranks), pixels, side_px, journal.numbers, workers, room)
+        distributed.share(partial(shares.inspect, progress=progress), shares.inspect, range(ranks))
+        journal.take_over()
+        left = _left(to_open, journal)  # what could not be opened
+    _inspect(journal, samples, left, workers, progress, room_bytes)
     words = set[str]()
-    for fact in found.values():
+    for fact in journal.facts.values():
         if fact.status == Status.OK:
             break
         words.add(fact.error)
     else:
-        raise CrawlError(f"None of the {total} files can be read: {'; '.join(sorted(words)[:3])}.")
+        raise CrawlError(f"None of the {len(to_open)} files can be read: {'; '.join(sorted(words)[:3])}.")
     numbers = np.arange(len(samples))
     for i, first in duplicates.first_rows(samples).items():
         numbers[i] = first
-    return found.of(numbers), cache
+    return journal.facts.of(numbers), journal.cache()
+
+
+def _left(to_open: np.ndarray, journal: Journal) -> np.ndarray:
+    """Those that the journal does not know (m,)."""
+    return to_open[[int(i) not in journal.facts for i in to_open]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shares:
+    """What each rank inspects: neighbours, so that few shards are read by two. Picklable: it is sent to other ranks."""
+
+    samples: Sequence[Sample]
+    left: list[np.ndarray]  # of each rank: (m,) indices
+    pixels: Path
+    side_px: int
+    numbers: range  # of files of pixels that are free
+    workers: int | None
+    room_bytes: int | None  # of each rank
+
+    def inspect(self, ranks: Sequence[int], progress: Progress = silent) -> None:
+        """The shares of these ranks, each into a journal of its own."""
+        for rank in ranks:
+            journal = Journal.beside(self.pixels, self.side_px, self.numbers[rank :: len(self.left)])
+            _inspect(journal, self.samples, self.left[rank], self.workers, progress, self.room_bytes)
+
+
+def _inspect(
+    journal: Journal, samples: Sequence[Sample], left: np.ndarray, workers: int | None, progress: Progress,
+    room_bytes: int | None,
+) -> None:  # fmt: skip
+    """Inspect what is left (m,), on this machine."""
+    workers, total = machine.cores() if workers is None else workers, len(journal.facts) + len(left)
+    images.inspect_into(journal, readers.contents(samples, map(int, left)), total, workers, progress, room_bytes)
 
 
 def copies_among(

@@ -9,7 +9,7 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -93,9 +93,11 @@ def _first_read(source: Place, labels: Place | None, *how: Any) -> Crawl:
     )
 
 
-def contents(samples: Sequence[Sample]) -> Iterator[tuple[int, Path | bytes | Unread]]:
+def contents(
+    samples: Sequence[Sample], indices: Iterable[int] | None = None
+) -> Iterator[tuple[int, Path | bytes | Unread]]:
     """The index of every sample that can be opened, with its file, or its bytes where Parquet or a tar holds them, or
-    why it has none.
+    why it has none. indices: only of these.
 
     Not of those that a reader found closed, and of repeated and conflicting rows: their first row stands for them.
     Single files come in order, then the Parquet and tar files one after the other, streamed: memory holds some rows at
@@ -103,7 +105,8 @@ def contents(samples: Sequence[Sample]) -> Iterator[tuple[int, Path | bytes | Un
     """
     held: dict[str, dict[int, int]] = defaultdict(dict)
     elsewhere: list[int] = []
-    for index, sample in enumerate(samples):
+    for index in range(len(samples)) if indices is None else indices:
+        sample = samples[index]
         if sample.status in CLOSED:
             continue
         if sample.row is None and is_address(sample.file):
