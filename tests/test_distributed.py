@@ -1,21 +1,26 @@
 """torchrun: several processes that share a run folder give what one gives, and go on when one of them dies."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from cleanweb import distributed
+from cleanweb import distributed, inspection, journal
 from cleanweb.errors import RunError
 from cleanweb.features import extract
+from cleanweb.records import Sample, silent
 from cleanweb.views import Pixels
+from tests.test_images import crawl as draw_pictures
 
 REPOSITORY = Path(__file__).parent.parent
 SAMPLE = REPOSITORY / "sample_data"
@@ -92,19 +97,57 @@ def pictures(positions: np.ndarray, side: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (10, side, side, 3)).astype(np.uint8)[positions]
 
 
-@posix
-def test_ranks_share_items_errors_and_features(tmp_path: Path):
-    script = tmp_path / "ranks.py"
+def at_every_rank(function: Callable[[Path], None], folder: Path, restarts: int = 0) -> None:
+    """Two ranks call a function of this file."""
+    script = folder.with_suffix(".py")
     script.write_text(
-        "import sys; from pathlib import Path; from tests.test_distributed import share_and_extract\n"
-        "share_and_extract(Path(sys.argv[1]))\n",
+        "if __name__ == '__main__':\n"  # not in processes that decode
+        f"    import sys; from pathlib import Path; from tests.test_distributed import {function.__name__}\n"
+        f"    {function.__name__}(Path(sys.argv[1]))\n",
         encoding="utf-8",
     )
-    folder = tmp_path / "several"
     folder.mkdir()
-    finished(torchrun(str(script), str(folder)))
+    finished(torchrun(str(script), str(folder), restarts=restarts))
+
+
+@posix
+def test_ranks_share_items_errors_and_features(tmp_path: Path):
+    folder = tmp_path / "several"
+    at_every_rank(share_and_extract, folder)
     assert {path.name for path in folder.glob("?-?")} == {"5-0", "6-1", "7-0"}
     np.testing.assert_array_equal(np.load(folder / "features.npy"), extracted(tmp_path / "alone.npy"))
+
+
+def inspect_and_be_killed(folder: Path) -> None:
+    """What the test below runs at every rank; rank 1 is killed once, when it has noted 12 files."""
+    note, seen, samples = journal.Journal.add, [], drawn(folder.parent / "crawl")
+    journal.SHARD_FILES = 4
+
+    def add(book: journal.Journal, *found: Any) -> None:
+        note(book, *found)
+        if distributed.rank() == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and len(book.facts) == 12:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    journal.Journal.add = add  # type: ignore[method-assign]
+    with distributed.world() as tells:
+        if tells:
+            facts, cache = inspection.inspect(samples, folder / "pixels", 24, 1, lambda *told: seen.append(told))
+            (folder / "found.pkl").write_bytes(pickle.dumps((list(facts), cache.load(range(30), 24), seen[0][2])))
+
+
+def drawn(crawl: Path) -> list[Sample]:
+    return [Sample(file.name, file.name, str(file), None, "a") for file in [*sorted(crawl.iterdir()), crawl / "gone"]]
+
+
+@posix
+def test_a_rank_that_dies_inspecting_is_started_again_and_opens_what_is_left(tmp_path: Path):
+    draw_pictures(tmp_path / "crawl")
+    at_every_rank(inspect_and_be_killed, tmp_path / "two", restarts=1)
+    facts, squares, left = pickle.loads((tmp_path / "two" / "found.pkl").read_bytes())
+    assert left <= (32 - 12) / 2  # for rank 0
+    alone, cache = inspection.inspect(drawn(tmp_path / "crawl"), tmp_path / "pixels", 24, 0, silent)
+    assert facts == list(alone)
+    np.testing.assert_array_equal(squares, cache.load(range(30), 24))
 
 
 @pytest.mark.slow

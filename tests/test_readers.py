@@ -516,6 +516,8 @@ def test_a_folder_of_parquet_files(tmp_path):
     assert crawl.samples[6].sample_id == "cat/0.png#2"
     assert crawl.samples[6].status == Status.OK  # the same name, but an image of its own
     assert [i for i, _ in contents(crawl.samples)] == list(range(12))
+    whole = dict(contents(crawl.samples))
+    assert list(contents(crawl.samples, [3, 7, 10])) == [(i, whole[i]) for i in (3, 7, 10)]
     assert crawl.root == tmp_path
     assert "read 2 Parquet files" in crawl.notes[0]
 

@@ -145,6 +145,13 @@ def test_a_single_image_that_stays_unreadable_is_a_row(server: Server) -> None:
     assert server.asked["/classes/red/3.jpg"] == 1  # asking again is in vain
 
 
+def test_only_what_is_asked_for_is_fetched(server: Server) -> None:
+    crawl = readers.read(place(f"{server.url}/classes"))
+    server.asked.clear()
+    assert [i for i, _ in readers.contents(crawl.samples, [1, 3])] == [1, 3]
+    assert sum(server.asked.values()) == 2
+
+
 def test_a_file_that_is_too_large_is_a_row_and_not_taken_whole(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     crawl = readers.read(place(f"{server.url}/classes"))
     sizes = {name: len(content) for name, content in found(crawl).items()}
