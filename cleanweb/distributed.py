@@ -6,17 +6,23 @@ with it; torchrun starts them again (--max-restarts), and the run goes on from i
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from cleanweb.errors import CleanwebError
 
 _PATIENCE = timedelta(days=30)  # rank 0 may read a crawl and look for copies for long
+
+_LOOK_S = 0.05
 
 Work = Callable[[Sequence[int]], None]
 
@@ -43,7 +49,7 @@ def world() -> Iterator[bool]:
     if size() == 1:
         yield True
         return
-    dist.init_process_group("gloo", timeout=_PATIENCE)
+    dist.init_process_group("gloo", store=_store(), rank=rank(), world_size=size(), timeout=_PATIENCE)
     if rank() > 0:
         while (job := _said(None)) is not None:
             work, items = job
@@ -61,6 +67,26 @@ def share(here: Work, elsewhere: Work, items: Sequence[int]) -> None:
     if size() > 1:
         _said((elsewhere, items))
     _done(here, items)
+
+
+def _store() -> Store:
+    """Where the ranks leave word of where they are, of this start alone. What torchrun has for it still holds the word
+    of ranks that were killed (torch 2.15): who believes that waits for the dead. So every other rank calls by a name of
+    its own, until rank 0 has told it what this start is called."""
+    store, *_ = next(rendezvous("env://", timeout=_PATIENCE))
+    if rank() > 0:
+        me = uuid4().hex
+        store.set(f"called/{rank()}", me)
+        start = store.get(f"told/{me}").decode()
+        store.set(f"{start}/heard/{rank()}", "")
+        return PrefixStore(start, store)
+    start, others = uuid4().hex, set(range(1, size()))
+    while others := {k for k in others if not store.check([f"{start}/heard/{k}"])}:
+        for k in others:
+            if store.check([f"called/{k}"]):
+                store.set(f"told/{store.get(f'called/{k}').decode()}", start)
+        time.sleep(_LOOK_S)
+    return PrefixStore(start, store)
 
 
 def _said(job: tuple[Work, Sequence[int]] | None) -> tuple[Work, Sequence[int]] | None:

@@ -139,6 +139,7 @@ def drawn(crawl: Path) -> list[Sample]:
     return [Sample(file.name, file.name, str(file), None, "a") for file in [*sorted(crawl.iterdir()), crawl / "gone"]]
 
 
+@pytest.mark.slow
 @posix
 def test_a_rank_that_dies_inspecting_is_started_again_and_opens_what_is_left(tmp_path: Path):
     draw_pictures(tmp_path / "crawl")
