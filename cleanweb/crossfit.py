@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cleanweb import checkpoint, distributed, machine, methods, workers
+from cleanweb import checkpoint, distributed, machine, methods, scratch, workers
 from cleanweb.errors import CleanwebError, MachineError
 from cleanweb.network import SMALL, Backbone
 from cleanweb.records import Progress, silent
@@ -110,7 +110,7 @@ def cross_fit(way: Fitting, with_features: bool = True) -> tuple[Learned, method
     """
     task, recipe, n = way.task, way.lesson.recipe, way.lesson.n_networks
     n_images = len(task.labels)
-    probs = np.zeros((n_images, task.n_classes), np.float32)  # each part into its place: copies would be large
+    probs = scratch.zeros((n_images, task.n_classes), np.float32)  # each part into its place: copies would be large
     disagreement, features = np.zeros(n_images, np.float32), np.empty((n_images, 0), np.float32)
     with machine.threads(threads(task)):
         if task.processes > 1 or (distributed.size() > 1 and recipe.pretrain != "self"):  # once, for all networks
@@ -122,7 +122,7 @@ def cross_fit(way: Fitting, with_features: bool = True) -> tuple[Learned, method
             disagreement[mine] += part["disagreement"] / recipe.rounds
             if k < recipe.folds:
                 if k == 0:
-                    features = np.empty((n_images, part["features"].shape[1]), np.float32)
+                    features = scratch.zeros((n_images, part["features"].shape[1]), np.float32)
                 features[mine] = part["features"]
             task.progress("score", k + 1, n)
     assert learner is not None, "the last one is always there"

@@ -86,8 +86,9 @@ def _inspect(
 
 def copies_among(
     samples: Sequence[Sample], facts: Sequence[ImageFacts], cache: PixelCache, folder: Path
-) -> tuple[np.ndarray, list[str]]:
-    """The index of each sample's kept copy (n,), and what kind of copy it is; looked for once, and kept in `folder`."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """The index of each sample's kept copy (n,) and what kind of copy it is (n,), "" where it is none; looked for once
+    and kept in `folder`."""
     file = folder / f"copies-{fingerprint_of_all(fact.pixel_digest for fact in facts)}.npz"
 
     def look() -> dict[str, np.ndarray]:
@@ -95,7 +96,7 @@ def copies_among(
         return {"kept": found.kept, "kind": np.array(found.kind, np.str_)}
 
     found = checkpoint.once(file, look)
-    return found["kept"], found["kind"].tolist()
+    return found["kept"], found["kind"]
 
 
 def changes(samples: Sequence[Sample], facts: Sequence[ImageFacts]) -> dict[int, str]:
@@ -116,10 +117,14 @@ def changes(samples: Sequence[Sample], facts: Sequence[ImageFacts]) -> dict[int,
 def not_as_downloaded(samples: Sequence[Sample], facts: Sequence[ImageFacts]) -> dict[int, str]:
     """Which images are not the bytes that were downloaded, in words, by sample index. Where none of them is, they were
     resized or written anew by the crawler, and that is no news of any."""
-    known = {i: s.sha256.lower() for i, s in enumerate(samples) if s.sha256 and facts[i].sha256}
-    other = {i: f"not the bytes that were downloaded: their SHA-256 was {sha256}" for i, sha256 in known.items()
-             if sha256 != facts[i].sha256}  # fmt: skip
-    return other if len(other) < len(known) else {}
+    said = ((i, sample.sha256.lower(), facts[i].sha256) for i, sample in enumerate(samples) if sample.sha256)
+    other, same = dict[int, str](), 0
+    for i, then, now in said:
+        if now and then != now:
+            other[i] = then
+        same += then == now
+    words = "not the bytes that were downloaded: their SHA-256 was {}"
+    return {i: words.format(sha256) for i, sha256 in other.items()} if same else {}
 
 
 def to_score(samples: Sequence[Sample], facts: Sequence[ImageFacts], kept: np.ndarray) -> np.ndarray:

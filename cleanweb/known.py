@@ -3,7 +3,7 @@
 For all rows at once there are numbers alone, 13 bytes a row; texts are made of some rows at a time.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,11 +38,11 @@ class Crawled:
     """`Known`, from samples and facts."""
 
     def __init__(
-        self, samples: Sequence[Sample], facts: Sequence[ImageFacts], kept: np.ndarray, kind: Sequence[str]
+        self, samples: Sequence[Sample], facts: Sequence[ImageFacts], kept: np.ndarray, kind: Iterable[str]
     ) -> None:
         """kept (n,) and kind (n): the index of each sample's kept copy, and what kind of copy it is."""
         self.samples, self.facts, self.kept = samples, facts, kept
-        self.kind = np.fromiter(map(_KINDS.index, kind), np.uint8, len(kind))
+        self.kind = np.fromiter(map(_KINDS.index, kind), np.uint8, len(kept))
         place: dict[str, int] = {}
         labels = (-1 if (of := s.given_label) is None else place.setdefault(of, len(place)) for s in samples)
         self.given = np.fromiter(labels, np.int32, len(samples))

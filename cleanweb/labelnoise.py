@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from cleanweb import scratch
+
 TEMPERATURES = np.exp(np.linspace(-1.2, 2.8, 41))  # with four labels in five wrong a network is far too sure
 _BLOCK = 2**22  # probabilities worked on at once: all of them many times over would not fit, with thousands of classes
 _ENOUGH = 2**23  # probabilities that a temperature is chosen on
@@ -38,7 +40,7 @@ def warmed(probs: np.ndarray, temperature: float) -> np.ndarray:
 
 def warmed_given(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """What the probabilities give the labels (n,) at each of the `TEMPERATURES`: (t, n)."""
-    found = np.empty((len(TEMPERATURES), len(labels)))
+    found = scratch.zeros((len(TEMPERATURES), len(labels)))
     for rows in blocks(*probs.shape):
         logs = np.log(np.maximum(probs[rows], 1e-9), dtype=float)
         logs -= logs.max(1, keepdims=True)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cleanweb import scratch
+
 _BLOCK_ELEMENTS = 2**23  # similarities held at once: 32 MB in float32, and twice as much of places
 EXACT = 20_000  # samples up to which all pairs are compared: some seconds on two cores
 LEAF, TREES = 2_048, 3
@@ -53,10 +55,10 @@ def _largest(values: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
 def near(unit: np.ndarray, k: int, seed: int, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """As `nearest`, but in a forest: most of the k most similar ones, and others nearly as similar.
 
-    unit (n, d) of length 1, n > LEAF ≥ 2·k; it may be a memory map. Memory n·k and a leaf.
+    unit (n, d) of length 1, n > LEAF ≥ 2·k; it may be a memory map. Memory: a leaf.
     """
     n = len(unit)
-    indices, similarities = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
+    indices, similarities = scratch.zeros((n, k), np.int32), scratch.zeros((n, k), np.float32)
     for tree in range(TREES):
         for leaf in leaves(unit, np.random.default_rng([seed, tree])):
             found, similarity = nearest(torch.from_numpy(unit[leaf].astype(np.float32)).to(device), k)
@@ -102,8 +104,8 @@ def _merged(
     return np.take_along_axis(again, best, 1), np.take_along_axis(sorted_values, best, 1)
 
 
-def shortened(rows: Callable[[np.ndarray], np.ndarray], n: int, seed: int, out: np.ndarray | None = None) -> np.ndarray:
-    """The features' first principal directions, centred and of length 1: (n, min(d, SHORT)) float16, into `out`.
+def shortened(rows: Callable[[np.ndarray], np.ndarray], n: int, seed: int) -> np.ndarray:
+    """The features' first principal directions, centred and of length 1: (n, min(d, SHORT)) float16.
 
     rows(numbers) gives features (b, d).
     """
@@ -111,7 +113,7 @@ def shortened(rows: Callable[[np.ndarray], np.ndarray], n: int, seed: int, out: 
     sample = rows(np.sort(rng.choice(n, min(n, EXACT), replace=False))).astype(np.float32)
     mean = sample.mean(0)
     _, _, axes = torch.pca_lowrank(torch.from_numpy(sample - mean), min(SHORT, sample.shape[1]), center=False, niter=2)
-    short = np.empty((n, axes.shape[1]), np.float16) if out is None else out
+    short = scratch.zeros((n, axes.shape[1]), np.float16)
     for some in np.array_split(np.arange(n), 1 + n // 2**14):
         x = torch.from_numpy(rows(some).astype(np.float32) - mean) @ axes
         short[some] = F.normalize(x, dim=1).numpy()

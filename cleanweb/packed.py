@@ -9,6 +9,7 @@ from typing import overload
 
 import numpy as np
 
+from cleanweb import scratch
 from cleanweb.records import ImageFacts, Sample, Status
 
 _STATUSES = list(Status)
@@ -55,7 +56,7 @@ class Samples(Sequence[Sample]):
         for n, sample in enumerate(samples, 1):
             self._rows = _grown(self._rows, n)
             self._rows[n - 1] = self._packed(sample)
-        self._rows = self._rows[:n].copy()
+        self._rows = scratch.copied(self._rows[:n])
 
     def _packed(self, sample: Sample) -> tuple[object, ...]:
         number, path = self._texts.number, sample.path
@@ -193,7 +194,7 @@ def _grown(rows: np.ndarray, n: int) -> np.ndarray:
     """Room for n rows at least; new ones are absent."""
     if n <= len(rows):
         return rows
-    larger = np.empty(max(n, len(rows) + len(rows) // 4, 1024), rows.dtype)
+    larger = scratch.zeros(max(n, len(rows) + len(rows) // 4, 1024), rows.dtype)
     larger["status"] = _ABSENT
     larger[: len(rows)] = rows
     return larger

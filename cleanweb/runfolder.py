@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cleanweb import atomic, runlock
+from cleanweb import atomic, runlock, scratch
 from cleanweb.errors import RunError, UsageError
 from cleanweb.records import Scores
 from cleanweb.remote import Place
@@ -110,8 +110,9 @@ class RunFolder:
         if not self.scores.exists():
             raise RunError(f"There are no scores at {self.scores}. Run `cleanweb fit` first, or give --run.")
         try:
-            with self.scores.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-                scores = Scores(**{field.name: stored[field.name] for field in fields(Scores)})
-                return stored["scored"], scores, [str(c) for c in stored["classes"]], json.loads(str(stored["rule"]))
+            with self.scores.open("rb") as stream:
+                stored = scratch.load(stream)
+            scores = Scores(**{field.name: stored[field.name] for field in fields(Scores)})
+            return stored["scored"], scores, [str(c) for c in stored["classes"]], json.loads(str(stored["rule"]))
         except Exception as error:  # zipfile, numpy and json raise whatever their parsers raise
             raise RunError(f"The scores {self.scores} are damaged. Run `cleanweb fit --fresh`.") from error

@@ -1,6 +1,7 @@
 """What the model believes of every image: offline, in evaluation mode, averaged over several weak and strong views.
 
-Takes a prediction function and views; gives Scores. Never decides. Memory n·(c + d + k) floats.
+Takes a prediction function and views; gives Scores. Never decides. Room for n·(c + d + k) floats, on the disk where
+they are many (`scratch.py`).
 """
 
 from collections.abc import Callable, Iterable
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cleanweb import scratch
 from cleanweb.machine import in_parts
 from cleanweb.neighbours import EXACT, near, nearest, shortened
 from cleanweb.records import UNVERIFIED, Scores
@@ -90,11 +92,12 @@ def score(
 def _neighbours(features: Features, space: np.ndarray, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """The nearest samples of each sample in its own space: indices (n, k) and similarities (n, k)."""
     k = max(0, min(N_NEIGHBOURS, int(np.bincount(space).min()) - 1))
-    indices, similarity = np.empty((len(space), k), np.int32), np.empty((len(space), k), np.float32)
+    indices, similarity = scratch.zeros((len(space), k), np.int32), scratch.zeros((len(space), k), np.float32)
     for number in np.unique(space):
         members = np.flatnonzero(space == number)
         found, similarity[members] = _in_space(features, members, k, device)
-        indices[members] = members[found]
+        for some in np.array_split(np.arange(len(members)), 1 + len(members) // 2**16):
+            indices[members[some]] = members[found[some]]
     return indices, similarity
 
 

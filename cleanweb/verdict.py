@@ -14,13 +14,15 @@ The only thing that is known for sure is what labels were given. So everything i
 4. Strays. Some images of no class were given, by chance, the label they look most like: as many as chance allows.
 5. People. What a person has verified is certain, and sets the probabilities of the others right (`calibration.py`).
 
-Takes Scores, gives a Decision. Time n·c; memory three times that of the probabilities, and of c·c flows.
+Takes Scores, gives a Decision. Time n·c; room for twice the probabilities, on the disk where they are many
+(`scratch.py`), and memory for c·c flows.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from cleanweb import scratch
 from cleanweb.calibration import recalibrated
 from cleanweb.labelnoise import (
     TEMPERATURES,
@@ -83,7 +85,7 @@ def by_criteria(scores: Scores, epsilon: float, tau: float) -> Opinion:
     p_ood = scores.view_disagreement
     best = np.where(p_clean > tau, 0, np.where(p_ood > 0.5, 2, 1))
     p = np.stack([p_clean, (1 - p_clean) * (1 - p_ood), (1 - p_clean) * p_ood])
-    return Opinion(p, scores.probs.copy(), best, np.zeros(n, bool), p[0].copy())
+    return Opinion(p, scratch.copied(scores.probs), best, np.zeros(n, bool), p[0].copy())
 
 
 def by_evidence(scores: Scores) -> Opinion:
@@ -136,8 +138,8 @@ class _Floor:
 
 def _floor(q: np.ndarray, labels: np.ndarray, given: np.ndarray) -> _Floor:
     """q (n, c); labels (n,), of those that are given."""
-    (n, c), typical, share = q.shape, typical_floors(q, given), np.empty_like(q)
-    often, columns = astray(q, np.where(given, labels, -1)), []
+    (n, c), typical, share = q.shape, typical_floors(q, given), scratch.zeros(q.shape, q.dtype)
+    often, columns = astray(q, np.where(given, labels, -1)), scratch.zeros((6, n))
     for rows in blocks(n, c):
         believed = q[rows].astype(float)
         own, usual = own_floor(believed, often), typical[believed.argmax(1)]
@@ -146,8 +148,8 @@ def _floor(q: np.ndarray, labels: np.ndarray, given: np.ndarray) -> _Floor:
         passing = (1 - floor / np.maximum(believed, 1e-12) > 0.5).mean(1).clip(1 / c, 1 - 1 / c)
         silence = -(believed * np.log2(np.maximum(believed, 1e-12) / often)).sum(1)
         at = np.arange(len(own)), labels[rows]
-        columns.append(np.stack([believed[at], own[at], usual[at], share[rows][at], passing, silence]))
-    of_given, own, usual, of_label, passing, silence = np.concatenate(columns, 1)
+        columns[:, rows] = believed[at], own[at], usual[at], share[rows][at], passing, silence
+    of_given, own, usual, of_label, passing, silence = columns
     return _Floor(of_given, own, usual, of_label, share, passing, silence, q.argmax(1))
 
 
@@ -225,14 +227,16 @@ def vote(neighbours: np.ndarray, similarity: np.ndarray, labels: np.ndarray, n_c
     to 1; uniform where no neighbour says anything.
     """
     n = len(labels)
-    votes, rows, total = np.zeros((n, n_classes), np.float32), np.arange(n), np.zeros(n)
+    votes, rows, total = scratch.zeros((n, n_classes), np.float32), np.arange(n), np.zeros(n)
     for j in range(neighbours.shape[1]):
         said = labels[neighbours[:, j]]
         weight = np.where(said < 0, 0, np.maximum(similarity[:, j], 0))
         votes[rows, said] += weight
         total += weight
-    votes[total > 0] /= total[total > 0, None].astype(np.float32)
-    votes[total == 0] = 1 / n_classes
+    for block in blocks(n, n_classes):
+        some, heard = votes[block], total[block] > 0
+        some[heard] /= total[block][heard, None].astype(np.float32)
+        some[~heard] = 1 / n_classes
     return votes
 
 

@@ -43,7 +43,7 @@ FLOORS: list[tuple[str, set[str]]] = [
                "contrastive", "twogroups", "distributed", "workers", "pixelcache", "signatures", "charts", "usage",
                "runlock", "checkpoint", "safenames", "spreadsheet", "drafts", "signals", "tarmembers", "columns",
                "packed", "parts", "frames"}),
-    ("the disk, and other places", {"atomic", "remote"}),
+    ("the disk, and other places", {"atomic", "remote", "scratch"}),
     ("ground", {"records", "errors", "schema"}),
 ]  # fmt: skip
 ROOMS = {"audit", "review", "bench", "commands"}  # folders of one idea: their files may import each other
