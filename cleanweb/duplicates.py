@@ -21,7 +21,7 @@ from cleanweb.records import ImageFacts, Sample, Status
 Pairs = tuple[np.ndarray, np.ndarray]  # (m,), (m,)
 SamePicture = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (m,), (m,) sample indices → (m,) bool
 
-PAIRS = 1 << 11  # pairs looked at together: 2 × 2,048 thumbnails of 12 KB, and a handful of copies
+PAIRS = 1 << 9  # pairs looked at together: 2 × 512 thumbnails of 12 KB, and a handful of copies
 CROWD = 64  # pictures with one and the same hash of which each is compared with so many at most
 
 
@@ -96,15 +96,15 @@ class _Lists(defaultdict[int, list[int]]):
 
 def _looks(samples: Sequence[Sample], facts: Sequence[ImageFacts]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The usable samples (m,), ascending; the digests of their pixels (m,) and their perceptual hashes (m,) uint64."""
-    usable, digests, hashes = array("q"), list[bytes](), array("Q")
+    usable, digests, hashes = array("q"), bytearray(), array("Q")
     for i, (sample, fact) in enumerate(zip(samples, facts, strict=True)):
         if sample.status == Status.OK and fact.status == Status.OK:
             usable.append(i)
             hashes.append(fact.phash)
-            digests.append(hashlib.blake2b(fact.pixel_digest.encode(), digest_size=8).digest())
+            digests += hashlib.blake2b(fact.pixel_digest.encode(), digest_size=8).digest()
     return (
         np.array(usable, np.int64),
-        np.frombuffer(b"".join(digests), np.uint64) if digests else np.empty(0, np.uint64),
+        np.frombuffer(digests, np.uint64),
         np.array(hashes, np.uint64),
     )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from cleanweb import scratch
 from cleanweb.known import Known
 from cleanweb.records import UNVERIFIED, Decision, Scores, Status, Verdict
 
@@ -43,7 +44,8 @@ def judge(known: Known, scored: np.ndarray, scores: Scores, decision: Decision, 
     place = {name: i for i, name in enumerate(names)}
     given = np.array([*(place[label] for label in known.labels), -1], np.int32)[known.given]
     reasons = list(dict.fromkeys(decision.reason))
-    rows = np.full(len(given), _NOTHING)
+    rows = scratch.zeros(len(given), _ROW)
+    rows[:] = _NOTHING
     for column, values in _evidence(scores).items():
         rows[column][scored] = values
     verdicts = _numbered(decision.verdict, _VERDICTS)
@@ -74,18 +76,17 @@ def _numbered(words: Sequence[str], of: Sequence[str]) -> np.ndarray:
 def _evidence(scores: Scores) -> dict[str, np.ndarray]:
     rows = np.arange(len(scores.labels))
     known, k = scores.labels >= 0, scores.neighbours.shape[1]
-    nothing = np.full(len(rows), np.nan)
-    agreeing = np.zeros(len(rows))
+    nothing, agreeing = np.float32(np.nan), np.zeros(len(rows), np.float32)
     for j in range(k):
         agreeing += scores.labels[scores.neighbours[:, j]] == scores.labels
     predicted = scores.probs.argmax(1)
     return {
-        "js_clean": np.where(known, scores.js_clean, np.nan),
+        "js_clean": np.where(known, scores.js_clean, nothing),
         "view_disagreement": scores.view_disagreement,
-        "p_given": np.where(known, scores.probs[rows, scores.labels], np.nan),
+        "p_given": np.where(known, scores.probs[rows, scores.labels], nothing),
         "predicted_label": predicted,
         "p_predicted": scores.probs[rows, predicted],
-        "neighbour_agreement": np.where(known, agreeing / k, np.nan) if k else nothing,
+        "neighbour_agreement": np.where(known, agreeing / np.float32(k), nothing) if k else nothing,
         "neighbour_similarity": scores.similarity.mean(1) if k else nothing,
     }
 

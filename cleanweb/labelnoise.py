@@ -11,7 +11,7 @@ import numpy as np
 from cleanweb import scratch
 
 TEMPERATURES = np.exp(np.linspace(-1.2, 2.8, 41))  # with four labels in five wrong a network is far too sure
-_BLOCK = 2**22  # probabilities worked on at once: all of them many times over would not fit, with thousands of classes
+_BLOCK = 2**19  # probabilities worked on at once: all of them many times over would not fit, with thousands of classes
 _ENOUGH = 2**23  # probabilities that a temperature is chosen on
 _FEWEST = 5  # images to read a middle one off
 _LEAST_SPREAD = 1e-3  # of the logarithms of how often classes are given: below, they are given alike

@@ -141,6 +141,7 @@ def _learn(
         save_classifier(model, results.classifier, classes, pixels.size_px)
 
     # what we hand over
+    machine.return_freed_memory()  # nothing is trained any more
     made = {
         "images": judging.Images(known, verdicts, [changed, replaced]),
         "classes": judging.classes_table(verdicts, decision.noise),
