@@ -58,7 +58,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
 TENSORS = {"methods", "methods/*", "divergence", "neighbours", "network", "smallloss", "mixmatch", "contrastive",
            "pretrain", "machine", "distributed",
            "views", "features", "train", "tune", "crossfit", "plan", "score", "pipeline", "prediction", "modelexport",
-           "bench/trial", "bench/speed",
+           "bench/trial", "bench/speed", "bench/ranks",
            "bench/rivals", "bench/webvision"}  # fmt: skip
 DATABASE = {"database", "manifest", "parquetfile", "writers/parquet"}
 # What `--help`, `export`, `sql`, `retag`, `doctor` and `review` load: no module-level import leads from here to torch.

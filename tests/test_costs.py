@@ -3,6 +3,7 @@
 import json
 import math
 import mmap
+import os
 import subprocess
 import sys
 import time
@@ -14,10 +15,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cleanweb import readers
-from cleanweb.bench import crowd, scale, speed
+from cleanweb.bench import crowd, ranks, scale, speed
 from cleanweb.bench.sources import read_source
 from cleanweb.cli import app
-from cleanweb.errors import UsageError
+from cleanweb.errors import MachineError, UsageError
 from cleanweb.images import inspect_one
 from cleanweb.records import Status
 
@@ -80,6 +81,33 @@ def test_pairs_are_run_in_turns_and_told_by_their_medians():
     assert (told["ours"]["per_second"], told["ours"]["ratio"]) == (3, 3)  # of 3, 4 and 0.5
     assert told["bare"]["ratio"] == 1
     assert order == ["bare", "ours", "ours", "bare", "bare", "ours", "ours", "bare"]
+
+
+def test_nothing_is_run_before_where_it_is_dear():
+    told = speed.paired(1, False, bare=iter([2]).__next__, ours=iter([3]).__next__)
+    assert told["ours"]["ratio"] == 1.5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(os.name != "posix", reason="torchrun's signals")
+def test_ranks_are_whole_runs_of_one_and_of_two(tmp_path: Path):
+    told = ranks.scaling(1, tmp_path, "test_convnext", 40, 60, 1)
+    for way, n, stages in (("head", 40, {"features"}), ("full", 60, set())):
+        assert {name: told[way][name]["images"] for name in ("one", "two")} == {"one": n, "two": 2 * n}
+        for found in (told[way]["one"], told[way]["two"]):
+            assert set(found["stages"]) == {"start", "inspect", "train", "classifier"} | stages
+            assert min(found["stages"].values()) >= 0
+            assert sum(found["stages"].values()) == pytest.approx(found["seconds"])
+            assert found["per_second"] == pytest.approx(found["images"] / found["seconds"], rel=0.1)
+            assert 0 < found["busy"] < 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="torchrun's signals")
+def test_a_run_that_ends_badly_is_no_figure(tmp_path: Path):
+    with pytest.raises(MachineError, match="Nothing found at"):
+        ranks._fit(tmp_path / "nothing", 1, ["--out", str(tmp_path / "run")])
 
 
 def test_rows_of_a_made_manifest_are_what_a_manifest_takes(tmp_path: Path):

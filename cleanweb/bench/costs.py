@@ -26,15 +26,17 @@ def speed(
     out: Annotated[Path | None, _OUT] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure how fast this machine does the work: ratios to bare loops, run in turns. Some minutes; with --device cuda
-    the figures of a GPU, too."""
+    """Measure how fast this machine does the work: ratios to bare loops, run in turns; of two of torchrun's ranks, to
+    one. A quarter of an hour; with --device cuda the figures of a GPU, without ranks, in some minutes."""
     with words_for_errors():
         from cleanweb import machine
-        from cleanweb.bench import speed
+        from cleanweb.bench import ranks, speed
 
         where = machine.choose_device(device)
         with tempfile.TemporaryDirectory() as scratch:
             parts = speed.parts(where, rounds, photos, rows, Path(scratch))
+            if where.type == "cpu":
+                parts["ranks"] = lambda: ranks.scaling(min(rounds, 2), Path(scratch))
             if unknown := [name for name in only or [] if name not in parts]:
                 raise UsageError(f"There is no figure {unknown[0]!r}, only {', '.join(parts)}.")
             chosen = {name: part for name, part in parts.items() if not only or name in only}

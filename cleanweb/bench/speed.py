@@ -45,12 +45,12 @@ Run = Callable[[], float]  # does it once; items a second
 Part = Callable[[], Result]
 
 
-def paired(rounds: int, **runs: Run) -> Result:
+def paired(rounds: int, warm: bool = True, /, **runs: Run) -> Result:
     """Run them in turns: of each the median rate, and the median of its ratio to the first of the same round; by the
-    clock, and by the processor's time, in which other programs count for less."""
+    clock, and by the processor's time, in which other programs count for less. warm: each is run once before."""
     rates: dict[str, list[float]] = {name: [] for name in runs}
     by_cpu: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
+    for run in runs.values() if warm else ():
         run()  # nobody's first time counts
     for k in range(rounds):
         for name in list(runs)[:: 1 if k % 2 else -1]:
