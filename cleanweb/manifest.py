@@ -121,7 +121,7 @@ def _writing(folder: Path, n: int) -> duckdb.DuckDBPyConnection:
     works on. What does not fit goes beside the drafts, not into whatever folder the command was started from."""
     con = duckdb.connect(config={"temp_directory": str(folder / f"{_DRAFT}.spill")})
     [(threads,)] = con.execute("SELECT current_setting('threads')").fetchall()
-    con.execute(f"SET memory_limit = '{256 + 64 * threads + 100 * n // 2**20}MiB'")
+    con.execute(f"SET memory_limit = '{640 + 64 * threads + 100 * n // 2**20}MiB'")
     return con
 
 
