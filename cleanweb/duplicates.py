@@ -224,23 +224,27 @@ def _close_unique(unique: np.ndarray, max_distance: int) -> Iterator[Pairs]:
         for flip in flips:
             sought = bands[k] ^ flip
             n_found = first[sought + 1] - first[sought]
-            found = np.flatnonzero(n_found)
+            found = np.flatnonzero((n_found > 0) & (sought >= bands[k]))  # the other way round it is found, too
             for some in np.array_split(found, 1 + int(n_found[found].sum()) // (1 << 22)):
                 u = np.repeat(some, n_found[some])
                 nth = np.arange(len(u)) - np.repeat(np.cumsum(n_found[some]) - n_found[some], n_found[some])
                 v = order[first[sought[u]] + nth]
-                keep = (u < v) & (count_bits(unique[u] ^ unique[v]) <= max_distance)
+                near = count_bits(unique[u] ^ unique[v]) <= max_distance
+                near &= (u < v) | (flip > 0)  # with its own band a hash finds itself, and both find each other
+                u, v = np.minimum(u[near], v[near]), np.maximum(u[near], v[near])
                 for earlier in range(k):
-                    keep &= count_bits(bands[earlier][u] ^ bands[earlier][v]) > radius
-                if keep.any():
-                    yield u[keep], v[keep]
-
+                    new = count_bits(bands[earlier][u] ^ bands[earlier][v]) > radius
+                    u, v = u[new], v[new]
+                if len(u):
+                    yield u, v
 
 _BANDS = ((0, 21), (21, 21), (42, 22))  # shift, width
 
 
 def count_bits(numbers: np.ndarray) -> np.ndarray:
-    """(n,) of 64 bits → (n,) how many of them are set. (numpy 2 has it built in, numpy 1 not.)"""
+    """(n,) of 64 bits → (n,) how many of them are set."""
+    if hasattr(np, "bitwise_count"):  # since numpy 2
+        return np.bitwise_count(numbers)
     return _BITS_SET[numbers.view(np.uint16).reshape(-1, 4)].sum(axis=1)
 
 
