@@ -238,6 +238,7 @@ def _close_unique(unique: np.ndarray, max_distance: int) -> Iterator[Pairs]:
                 if len(u):
                     yield u, v
 
+
 _BANDS = ((0, 21), (21, 21), (42, 22))  # shift, width
 
 
