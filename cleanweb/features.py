@@ -4,7 +4,6 @@ Jo-SRC then trains a linear head on them, which takes minutes on a CPU. The file
 """
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ log = logging.getLogger(__name__)
 Load = Callable[[np.ndarray, int], np.ndarray]
 
 _ROWS = 4096  # images whose features are looked at together
-_NEAR_PX = 8 * 224**2  # pixels of a pass on a processor: a tenth to a half faster than 32 images (bench/EXPERIMENTS.md)
 _SHARD_S = 5.0  # what a kill costs at most, and a batch
 N_VIEWS = 2  # the whole image and its mirror image: crops of it tell less (bench/EXPERIMENTS.md)
 
@@ -101,10 +99,9 @@ class _Extraction:
         """Of images (b, side, side, 3) and their mirror images: (v, b, d) float16."""
         with autocast(device):
             found = [
-                torch.cat([in_parts(lambda x: (model(self.pixels.normalise(x)).float(),), some)[0]
-                           for some in view.split(_at_once(device, self.pixels.size_px))])
+                in_parts(lambda view: (model(self.pixels.normalise(view)).float(),), view)[0]
                 for view in (images, images.flip(2))
-            ]  # fmt: skip
+            ]
         half: np.ndarray = torch.stack(found).half().cpu().numpy()
         return half
 
@@ -113,11 +110,6 @@ class _Extraction:
         batches, ranks = -(-self.n // self.batch_size), distributed.size()
         start, stop = (min(batches * r // ranks * self.batch_size, self.n) for r in (rank, rank + 1))
         return _Store(self.file, self.n, range(start, stop))
-
-
-def _at_once(device: torch.device, side_px: int) -> int:
-    """How many images go through the network together: on a processor so few that its caches hold what it makes."""
-    return max(1, _NEAR_PX // side_px**2) if device.type == "cpu" else sys.maxsize
 
 
 class MeanView:
