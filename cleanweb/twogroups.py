@@ -12,7 +12,7 @@ scores leave nothing to the null by chance. An observed score may count for less
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
 
-_QUANTILES = np.linspace(0.1, 0.9, 17)  # where F/F₀ is read; below, too few scores lie under it
+_QUANTILES = np.linspace(0.5, 0.9, 9)  # where F/F₀ is read: a null that is a little too low leaves little below
 
 
 def null_share(observed: np.ndarray, weight: np.ndarray, null: np.ndarray) -> float:

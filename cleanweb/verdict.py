@@ -8,9 +8,10 @@ The only thing that is known for sure is what labels were given. So everything i
 2. Right or wrong. Wrong labels fall on an image whatever it shows. How often is read off the classes that it surely
    does not show (the noise floor); P(label is right) = 1 − floor / q(label). Whether large classes are given astray
    more often than small ones is read off, too.
-3. Another class or none. What a belief says is its divergence from how labels go astray. Wrong labels fall on images of
-   the known classes as on any, so images with right labels are the null of the two-groups model (`twogroups.py`): what
-   the images with wrong labels have of silence beyond it belongs to no class.
+3. Another class or none. An image of no class is strange in two ways: its belief says little (its divergence from how
+   labels go astray is small), and the images most like it have wrong labels, too. Wrong labels fall on images of the
+   known classes as on any, so images with right labels are the null of the two-groups model (`twogroups.py`): what the
+   images with wrong labels have of strangeness beyond it belongs to no class.
 4. Strays. Some images of no class were given, by chance, the label they look most like: as many as chance allows.
 5. People. What a person has verified is certain, and sets the probabilities of the others right (`calibration.py`).
 
@@ -99,9 +100,10 @@ def by_evidence(scores: Scores) -> Opinion:
     right, wrong = given & (likely > 0.5), given & (likely <= 0.5)
     p_class, p_stray = np.ones(len(q)), np.zeros(len(q))
     if right.any() and wrong.any():
-        groups = floor.silence[wrong], 1 - likely[wrong], floor.silence[right]  # of the wrong some may be right
-        p_class = null_probability(*groups, at=floor.silence)
-        per_right = (1 - likely[wrong]).sum() / right.sum() * density_ratio(*groups, at=floor.silence[right])
+        strange = strangeness(np.stack([floor.silence, company(scores, 1 - likely)]), right, wrong)
+        groups = strange[wrong], 1 - likely[wrong], strange[right]  # of the wrong some may be right
+        p_class = null_probability(*groups, at=strange)
+        per_right = (1 - likely[wrong]).sum() / right.sum() * density_ratio(*groups, at=strange[right])
         p_stray[right] = stray_probability(floor.passing[right], per_right * (1 - p_class[right]))
     p_clean = floor.label_right(p_class)
     p_id, p_ood = (1 - p_clean) * p_class, (1 - p_clean) * (1 - p_class)
@@ -238,6 +240,32 @@ def vote(neighbours: np.ndarray, similarity: np.ndarray, labels: np.ndarray, n_c
         some[heard] /= total[block][heard, None].astype(np.float32)
         some[~heard] = 1 / n_classes
     return votes
+
+
+def company(scores: Scores, wrong: np.ndarray) -> np.ndarray:
+    """The share of wrong labels among the nearest samples, weighted by similarity: (n,) in [0, 1], 0 where there are
+    none. wrong (n,): P(label is wrong). Images of no class lie among their like, wherever in the feature space that is;
+    those of a class lie among images of the class, however their own label came out."""
+    found, total = np.zeros(len(wrong)), np.zeros(len(wrong))
+    for j in range(scores.neighbours.shape[1]):
+        other = scores.neighbours[:, j]
+        weight = np.where(scores.labels[other] < 0, 0, np.maximum(scores.similarity[:, j], 0))
+        found += weight * wrong[other]
+        total += weight
+    return found / np.maximum(total, 1e-9)
+
+
+def strangeness(signs: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """One score (n,) of several signs (s, n), each the higher the stranger: their sum, weighted so that it best tells
+    samples with right labels from those with wrong ones (Fisher's linear discriminant). right, wrong (n,) bool. A sign
+    that would count backwards does not count; where none counts, all do alike."""
+    groups = signs[:, right], signs[:, wrong]
+    within = sum(np.cov(group, bias=True) * group.shape[1] for group in groups) / (right.sum() + wrong.sum())
+    spread = np.sqrt(np.diag(within)) + 1e-9
+    correlation = within / np.outer(spread, spread) + 1e-3 * np.eye(len(signs))  # two signs that agree are not one sign
+    weights = np.linalg.solve(correlation, (groups[1].mean(1) - groups[0].mean(1)) / spread).clip(0)
+    weights = weights if weights.any() else np.ones(len(signs))
+    return (weights / spread) @ signs
 
 
 def stray_probability(passing: np.ndarray, found: np.ndarray) -> np.ndarray:

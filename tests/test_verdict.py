@@ -16,7 +16,7 @@ from cleanweb import labelnoise
 from cleanweb.labelnoise import surprise, warmed
 from cleanweb.neighbours import nearest
 from cleanweb.records import NO_CLASS, UNVERIFIED, Decision, Scores, Target, Verdict
-from cleanweb.verdict import FEWEST, aimed, belief, by_evidence, decide, noise_rates, vote
+from cleanweb.verdict import FEWEST, aimed, belief, by_evidence, company, decide, noise_rates, strangeness, vote
 
 KINDS = [Verdict.CLEAN, Verdict.RELABELED, Verdict.OOD]
 PAPER = {"epsilon": 0.6, "tau": 0.95}
@@ -301,6 +301,40 @@ def test_who_has_learned_nothing_judges_nothing(c: int, seed: int):
     d = decide(scores)
     assert set(d.verdict) == {Verdict.CLEAN}
     assert d.needs_review.all()
+
+
+def test_company_is_the_share_of_wrong_labels_among_the_nearest():
+    neighbours = np.array([[1, 2], [0, 2], [3, 3], [0, 1]], np.int32)
+    similarity = np.array([[0.5, 0.5], [0.75, 0.25], [1.0, 1.0], [0.4, -0.9]], np.float32)
+    scores = make_scores(np.array([0, 1, 1, -1]), np.eye(2)[[0, 1, 1, 0]], neighbours, similarity)
+    np.testing.assert_allclose(company(scores, np.array([1.0, 0.5, 0.0, 1.0])), [0.25, 0.75, 0, 1])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_two_signs_the_better_one_counts_more_and_a_backward_one_not_at_all(seed: int):
+    rng = np.random.default_rng(seed)
+    wrong = rng.random(2000) < 0.3
+    good, poor, backward = (rng.normal(0, 1, 2000) + shift * wrong for shift in (3, 1, -2))
+    strange = strangeness(np.stack([10 * good, poor]), ~wrong, wrong)  # units do not matter
+    assert np.corrcoef(strange, good)[0, 1] > np.corrcoef(strange, poor)[0, 1]
+    alone = strangeness(np.stack([good, backward]), ~wrong, wrong)
+    assert np.corrcoef(alone, good)[0, 1] == pytest.approx(1)
+    nothing = strangeness(np.stack([backward, backward]), ~wrong, wrong)
+    assert np.isfinite(nothing).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_foreign_images_that_look_like_each_other_are_found_by_their_company(seed: int):
+    """A cloud of no class whose beliefs are as sure as any: its neighbours' labels are wrong, too."""
+    rng, c, n = np.random.default_rng(seed), 4, 800
+    truth = np.r_[np.arange(n) % c, np.full(n // 4, NO_CLASS)]
+    given = np.where((truth == NO_CLASS) | (rng.random(len(truth)) < 0.2), rng.integers(0, c, len(truth)), truth)
+    group = np.where(truth == NO_CLASS, c, truth)
+    near = np.stack([rng.permutation(np.flatnonzero(group == g))[:20] for g in group])
+    probs = 0.6 * np.eye(c)[np.where(truth == NO_CLASS, rng.integers(0, c, len(truth)), truth)] + 0.1
+    scores = make_scores(given, probs, near.astype(np.int32), np.ones(near.shape, np.float32))
+    d = decide(scores)
+    assert f1_score(truth == NO_CLASS, kinds(d) == 2) > 0.75
 
 
 # --- what is asked for, and what people have seen -------------------------------------------------------------------
