@@ -119,7 +119,7 @@ class Samples(Sequence[Sample]):
         ids[named] = [self._texts.known(number) for number in of["id"][named].tolist()]
         inside = of["base"] < 0
         files = self._texts.take(np.where(inside, ~of["base"], of["base"]))
-        files[inside] = [(base or "") + path for base, path in zip(files[inside], paths[inside], strict=True)]
+        files[inside] = [((base or "") + path) or None for base, path in zip(files[inside], paths[inside], strict=True)]
         urls, digests = self._said_of(rows)
         return {
             "sample_id": ids,

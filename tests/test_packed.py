@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cleanweb.packed import Facts, Samples
@@ -33,6 +33,7 @@ def test_samples_come_out_as_they_went_in(samples: list[Sample]):
 
 
 @given(samples=st.lists(SAMPLES, max_size=30), rows=st.lists(st.integers(0, 29), max_size=9))
+@example(samples=[Sample("", "", "", None, None)], rows=[0])
 @settings(max_examples=25, deadline=None)
 def test_columns_of_samples_say_what_samples_say(samples: list[Sample], rows: list[int]):
     kept, rows = Samples(samples), [row for row in rows if row < len(samples)]
