@@ -34,6 +34,11 @@ class Verdicts:
     reasons: list[str]
     n_classes: int
 
+    def counts(self) -> dict[str, int]:
+        """How many rows got each verdict."""
+        found = np.bincount(self.rows["verdict"], minlength=len(_VERDICTS)).tolist()
+        return dict(zip(map(str, _VERDICTS), found, strict=True))
+
 
 def judge(known: Known, scored: np.ndarray, scores: Scores, decision: Decision, classes: Sequence[str]) -> Verdicts:
     """The verdict on every row, with its evidence. scored (m,): the row of each of the m scored samples.

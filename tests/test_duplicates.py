@@ -118,8 +118,9 @@ def test_close_hashes_finds_what_the_whole_matrix_finds(seed, n, max_distance):
     assert set(found) == expected
 
 
-def test_bits_are_counted_alike_whatever_numpy_offers(monkeypatch: pytest.MonkeyPatch):
-    numbers = np.random.default_rng(0).integers(0, 2**64, 1000, dtype=np.uint64)
+@pytest.mark.parametrize("kind", [np.uint64, np.int32])
+def test_bits_are_counted_alike_whatever_numpy_offers(monkeypatch: pytest.MonkeyPatch, kind: type):
+    numbers = np.random.default_rng(0).integers(0, np.iinfo(kind).max, 1000, dtype=kind)
     expected = [int(number).bit_count() for number in numbers]
     assert count_bits(numbers).tolist() == expected
     monkeypatch.delattr(np, "bitwise_count", raising=False)  # numpy 1
