@@ -232,39 +232,36 @@ def _across(u: np.ndarray, v: np.ndarray, order: np.ndarray, starts: np.ndarray)
 
 def _close_unique(unique: np.ndarray, max_distance: int) -> Iterator[Pairs]:
     """Pairs u < v of sorted unique hashes, each once: in the first band in which they are close enough."""
-    radius = max_distance // 3
     bands = [(unique >> np.uint64(shift) & np.uint64((1 << width) - 1)).astype(np.int32) for shift, width in _BANDS]
     for k, (_, width) in enumerate(_BANDS):
-        for u, v in _candidates(bands[k], width, radius):
-            near = count_bits(unique[u] ^ unique[v]) <= max_distance
-            u, v = np.minimum(u[near], v[near]), np.maximum(u[near], v[near])
+        for u, v in _close_in(bands[k], width, unique, max_distance):
             for earlier in range(k):
-                new = count_bits(bands[earlier][u] ^ bands[earlier][v]) > radius
+                new = count_bits(bands[earlier][u] ^ bands[earlier][v]) > max_distance // 3
                 u, v = u[new], v[new]
-            if len(u):
-                yield u, v
+            yield np.minimum(u, v), np.maximum(u, v)
 
 
-def _candidates(band: np.ndarray, width: int, radius: int) -> Iterator[Pairs]:
-    """Pairs of places, each once, at which a band (n,) int32 of `width` bits differs in at most `radius`."""
+def _close_in(band: np.ndarray, width: int, hashes: np.ndarray, max_distance: int) -> Iterator[Pairs]:
+    """Pairs of hashes (n,), each once, that are close enough in a band, (n,) int32 of `width` bits, and as a whole."""
     order = np.argsort(band, kind="stable").astype(np.int32)
-    values = band[order]  # ascending, so that neighbours look up neighbours
-    first = np.zeros((1 << width) + 1, np.int32)  # a value → where it begins in the order
-    np.cumsum(np.bincount(values, minlength=1 << width), out=first[1:])
-    flips = (sum(1 << bit for bit in bits) for r in range(radius + 1) for bits in combinations(range(width), r))
+    band, hashes = band[order], hashes[order]  # ascending, so that neighbours look up neighbours
+    first = np.zeros((1 << width) + 1, np.int32)  # a value → where it begins
+    np.cumsum(np.bincount(band, minlength=1 << width), out=first[1:])
+    several = range(max_distance // 3 + 1)
+    flips = (sum(1 << bit for bit in bits) for r in several for bits in combinations(range(width), r))
     for top, of_top in groupby(sorted(flips), int.bit_length):
-        low = np.flatnonzero(values & (1 << top >> 1) == 0).astype(np.int32)  # the others of a pair have this bit
+        low = np.flatnonzero(band & (1 << top >> 1) == 0).astype(np.int32)  # the others of a pair have this bit
         for flip in of_top:
-            sought = values[low] ^ np.int32(flip)
+            sought = band[low] ^ np.int32(flip)
             n_found = first[1:][sought] - first[sought]
             found = np.flatnonzero(n_found)
-            for some in np.array_split(found, 1 + int(n_found[found].sum()) // (1 << 20)):
+            for some in np.array_split(found, 1 + int(n_found[found].sum()) // (1 << 16)):
                 n = n_found[some]
-                nth = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
-                u, v = np.repeat(low[some], n), np.repeat(first[sought[some]], n) + nth
-                if not flip:  # a value finds itself, and both of a pair find each other
-                    u, v = u[u < v], v[u < v]
-                yield order[u], order[v]
+                begins = first[sought[some]] - (np.cumsum(n, dtype=np.int32) - n)
+                u, v = np.repeat(low[some], n), np.repeat(begins, n) + np.arange(n.sum(), dtype=np.int32)
+                near = count_bits(hashes[u] ^ hashes[v]) <= max_distance
+                near &= (u < v) | (flip > 0)  # a value finds itself, and both of a pair find each other
+                yield order[u[near]], order[v[near]]
 
 
 _BANDS = ((0, 21), (21, 21), (42, 22))  # shift, width
