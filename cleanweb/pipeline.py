@@ -93,6 +93,7 @@ def _learn(
     facts, cache = inspection.inspect(samples, place, side, settings.workers, progress, room)
     cache.again = cachefolder.Again(samples, side)
     known = Crawled(samples, facts, *inspection.copies_among(samples, facts, cache, unfinished.path))
+    machine.return_freed_memory()  # the many small lists of copies lie scattered
     scored = inspection.to_score(samples, facts, known.kept)
     classes, labels = inspection.encode([samples[i].given_label for i in scored])
     log.info("%d pictures of %d classes to learn from and score", len(scored), len(classes))

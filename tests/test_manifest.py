@@ -251,6 +251,13 @@ def test_a_duplicate_of_a_duplicate_and_a_sample_twice_cannot_be_written(tmp_pat
         manifest.write(tmp_path, tables({"sample_id": "x"}, {"sample_id": "x"}))
 
 
+def test_images_have_no_index(run):
+    """DuckDB holds it in memory while it is written: up to 95 bytes a row."""
+    assert rows(run, "SELECT constraint_type FROM duckdb_constraints() WHERE table_name = 'images' "
+                     "AND constraint_type IN ('PRIMARY KEY', 'UNIQUE')") == []  # fmt: skip
+    assert rows(run, "SELECT index_name FROM duckdb_indexes() WHERE table_name = 'images'") == []
+
+
 def test_rounding_is_no_contradiction(tmp_path):
     manifest.write(tmp_path, tables({"p_clean": np.float32(1.0000001), "p_id": -1e-9, "p_ood": 0.0, "confidence": 1.0}))
 
