@@ -17,7 +17,7 @@ import pandas as pd
 from cleanweb import atomic, judging, manifest, verdict
 from cleanweb.errors import RunError
 from cleanweb.known import Known
-from cleanweb.records import UNVERIFIED, Decision, Sample, Scores, Target
+from cleanweb.records import UNVERIFIED, Sample, Scores, Target
 from cleanweb.remote import Place, Remote
 from cleanweb.reviews import CHANGED, standing
 from cleanweb.runfolder import RunFolder
@@ -26,11 +26,14 @@ from cleanweb.trusted import matched, read_trusted, trusted_classes
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What is decided, and what people decided."""
+    """What is decided, what people decided, and what the crawl is like: the last three as in `Decision`, of which
+    nothing else is kept."""
 
     verdicts: judging.Verdicts
     reviews: pd.DataFrame
-    decision: Decision
+    flow: np.ndarray
+    noise: np.ndarray
+    reliability: np.ndarray
 
 
 def verified_labels(source: Place, samples: Sequence[Sample], root: Place) -> dict[int, str | None]:
@@ -62,11 +65,13 @@ def judged(
     without = judging.judge(known, scored, scores, alone, classes)
     seen = seen_classes(reviews, known, scored, classes)
     if (seen == UNVERIFIED).all():
-        return Judged(without, reviews, alone)
+        return Judged(without, reviews, alone.flow, alone.noise, alone.reliability)
+    del alone
     heeding = heed(scores, seen)
     decision = verdict.decide(heeding, rule, target)
     reviews = _noting(reviews, judging.Images(known, without))
-    return Judged(judging.judge(known, scored, heeding, decision, classes), reviews, decision)
+    verdicts = judging.judge(known, scored, heeding, decision, classes)
+    return Judged(verdicts, reviews, decision.flow, decision.noise, decision.reliability)
 
 
 def heed(scores: Scores, seen: np.ndarray) -> Scores:

@@ -4,7 +4,7 @@ Exact copies have equal pixels (a large JPEG's are those of the scale at which i
 (recompressed, resized, slightly cropped or brightened) have perceptual hashes that differ in few bits and, since plain
 pictures share hashes without being alike, pass a look at the pixels.
 Takes samples and their facts; gives, per sample, the copy to keep. Deletes nothing. Time and memory at a million
-images: some minutes, some 100 MB, for no matrix of all pairs is ever made.
+images: 40 s of one core, 170 MB, for no matrix of all pairs is ever made.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, groupby
 
 import numpy as np
 
@@ -59,19 +59,21 @@ def group(
     """
     first = first_rows(samples)
     usable, digests, hashes = _looks(samples, facts)
-    _, heads, place = np.unique(digests, return_index=True, return_inverse=True)  # the first stands for its copies
-    head = usable[heads[place]]
+    head = _firsts(digests)  # it stands for its copies
+    again = np.flatnonzero(head != np.arange(len(head)))
     copies = _Lists(itself=True)  # of all but the most pictures, of which there is only one
-    for of, copy in zip(head[head != usable].tolist(), usable[head != usable].tolist(), strict=True):
+    for of, copy in zip(usable[head[again]].tolist(), usable[again].tolist(), strict=True):
         copies[of].append(copy)
-    for again, row in first.items():
+    for named_again, row in first.items():
         at = int(np.searchsorted(usable, row))
         if at < len(usable) and usable[at] == row:
-            copies[int(head[at])].append(again)
+            copies[int(usable[head[at]])].append(named_again)
 
-    near, heads = _Lists(), np.sort(heads)
+    near = _Lists()
+    usable, hashes = np.delete(usable, again), np.delete(hashes, again)
+    del digests, head, again  # many, and not needed any more
     if same_picture is not None:
-        for i, j in near_pairs(usable[heads], hashes[heads], same_picture, max_distance):
+        for i, j in near_pairs(usable, hashes, same_picture, max_distance):
             near[i].append(j)
             near[j].append(i)
     stars = _stars(copies, near, samples, facts)
@@ -107,6 +109,22 @@ def _looks(samples: Sequence[Sample], facts: Sequence[ImageFacts]) -> tuple[np.n
         np.frombuffer(digests, np.uint64),
         np.array(hashes, np.uint64),
     )
+
+
+def _firsts(digests: np.ndarray) -> np.ndarray:
+    """The place of the first that is equal to each: (m,) int32."""
+    order = np.argsort(digests, kind="stable").astype(np.int32)
+    starts = _starts(digests[order])
+    firsts = np.empty_like(order)
+    firsts[order] = np.repeat(order[starts[:-1]], np.diff(starts))
+    return firsts
+
+
+def _starts(ascending: np.ndarray) -> np.ndarray:
+    """Where each of k different values begins among them (m,), and the end: (k + 1,) int32."""
+    new = np.ones(len(ascending) + 1, bool)
+    new[1:-1] = ascending[1:] != ascending[:-1]
+    return np.flatnonzero(new).astype(np.int32)
 
 
 def _stars(copies: _Lists, near: _Lists, samples: Sequence[Sample], facts: Sequence[ImageFacts]) -> list[list[int]]:
@@ -186,13 +204,16 @@ def close_hashes(hashes: np.ndarray, max_distance: int) -> Iterator[Pairs]:
     so flipping so many bits of a band and looking the result up finds every pair. Of more than CROWD equal hashes each
     is paired with the first CROWD only: time stays linear where a crawl holds a hundred thousand blank pictures.
     """
-    unique, hash_of = np.unique(hashes, return_inverse=True)
-    order = np.argsort(hash_of, kind="stable")
-    starts = np.searchsorted(hash_of[order], np.arange(len(unique) + 1))
-    for shared in np.flatnonzero(np.diff(starts) > 1):
-        yield from _within(order[starts[shared] : starts[shared + 1]])
-    for u, v in _close_unique(unique, max_distance):
-        yield from _across(u, v, order, starts)
+    order = np.argsort(hashes, kind="stable").astype(np.int32)
+    starts = _starts(hashes[order])
+    shared = np.diff(starts) > 1
+    for k in np.flatnonzero(shared):
+        yield from _within(order[starts[k] : starts[k + 1]])
+    for u, v in _close_unique(hashes[order[starts[:-1]]], max_distance):
+        several = shared[u] | shared[v]
+        a, b = order[starts[u[~several]]], order[starts[v[~several]]]
+        yield np.minimum(a, b), np.maximum(a, b)
+        yield from _across(u[several], v[several], order, starts)
 
 
 def _within(members: np.ndarray) -> Iterator[Pairs]:
@@ -203,10 +224,7 @@ def _within(members: np.ndarray) -> Iterator[Pairs]:
 
 def _across(u: np.ndarray, v: np.ndarray, order: np.ndarray, starts: np.ndarray) -> Iterator[Pairs]:
     """Pairs of unique hashes → pairs of their members."""
-    single = (np.diff(starts)[u] == 1) & (np.diff(starts)[v] == 1)
-    a, b = order[starts[u[single]]], order[starts[v[single]]]
-    yield np.minimum(a, b), np.maximum(a, b)
-    for x, y in zip(u[~single], v[~single], strict=True):
+    for x, y in zip(u, v, strict=True):
         few, many = sorted((order[starts[x] : starts[x + 1]], order[starts[y] : starts[y + 1]]), key=len)
         for member in few[:CROWD]:
             yield np.minimum(member, many), np.maximum(member, many)
@@ -214,39 +232,46 @@ def _across(u: np.ndarray, v: np.ndarray, order: np.ndarray, starts: np.ndarray)
 
 def _close_unique(unique: np.ndarray, max_distance: int) -> Iterator[Pairs]:
     """Pairs u < v of sorted unique hashes, each once: in the first band in which they are close enough."""
-    radius = max_distance // 3
-    bands = [(unique >> np.uint64(shift) & np.uint64((1 << width) - 1)).astype(np.int64) for shift, width in _BANDS]
+    bands = [(unique >> np.uint64(shift) & np.uint64((1 << width) - 1)).astype(np.int32) for shift, width in _BANDS]
     for k, (_, width) in enumerate(_BANDS):
-        order = np.argsort(bands[k], kind="stable")
-        first = np.zeros((1 << width) + 1, np.int32)  # the band's value → where it begins in the order
-        np.cumsum(np.bincount(bands[k], minlength=1 << width), out=first[1:])
-        flips = [sum(1 << bit for bit in bits) for r in range(radius + 1) for bits in combinations(range(width), r)]
-        for flip in flips:
-            sought = bands[k] ^ flip
-            n_found = first[sought + 1] - first[sought]
-            found = np.flatnonzero((n_found > 0) & (sought >= bands[k]))  # the other way round it is found, too
-            for some in np.array_split(found, 1 + int(n_found[found].sum()) // (1 << 22)):
-                u = np.repeat(some, n_found[some])
-                nth = np.arange(len(u)) - np.repeat(np.cumsum(n_found[some]) - n_found[some], n_found[some])
-                v = order[first[sought[u]] + nth]
-                near = count_bits(unique[u] ^ unique[v]) <= max_distance
-                near &= (u < v) | (flip > 0)  # with its own band a hash finds itself, and both find each other
-                u, v = np.minimum(u[near], v[near]), np.maximum(u[near], v[near])
-                for earlier in range(k):
-                    new = count_bits(bands[earlier][u] ^ bands[earlier][v]) > radius
-                    u, v = u[new], v[new]
-                if len(u):
-                    yield u, v
+        for u, v in _close_in(bands[k], width, unique, max_distance):
+            for earlier in range(k):
+                new = count_bits(bands[earlier][u] ^ bands[earlier][v]) > max_distance // 3
+                u, v = u[new], v[new]
+            yield np.minimum(u, v), np.maximum(u, v)
+
+
+def _close_in(band: np.ndarray, width: int, hashes: np.ndarray, max_distance: int) -> Iterator[Pairs]:
+    """Pairs of hashes (n,), each once, that are close enough in a band, (n,) int32 of `width` bits, and as a whole."""
+    order = np.argsort(band, kind="stable").astype(np.int32)
+    band, hashes = band[order], hashes[order]  # ascending, so that neighbours look up neighbours
+    first = np.zeros((1 << width) + 1, np.int32)  # a value → where it begins
+    np.cumsum(np.bincount(band, minlength=1 << width), out=first[1:])
+    several = range(max_distance // 3 + 1)
+    flips = (sum(1 << bit for bit in bits) for r in several for bits in combinations(range(width), r))
+    for top, of_top in groupby(sorted(flips), int.bit_length):
+        low = np.flatnonzero(band & (1 << top >> 1) == 0).astype(np.int32)  # the others of a pair have this bit
+        for flip in of_top:
+            sought = band[low] ^ np.int32(flip)
+            n_found = first[1:][sought] - first[sought]
+            found = np.flatnonzero(n_found)
+            for some in np.array_split(found, 1 + int(n_found[found].sum()) // (1 << 16)):
+                n = n_found[some]
+                begins = first[sought[some]] - (np.cumsum(n, dtype=np.int32) - n)
+                u, v = np.repeat(low[some], n), np.repeat(begins, n) + np.arange(n.sum(), dtype=np.int32)
+                near = count_bits(hashes[u] ^ hashes[v]) <= max_distance
+                near &= (u < v) | (flip > 0)  # a value finds itself, and both of a pair find each other
+                yield order[u[near]], order[v[near]]
 
 
 _BANDS = ((0, 21), (21, 21), (42, 22))  # shift, width
 
 
 def count_bits(numbers: np.ndarray) -> np.ndarray:
-    """(n,) of 64 bits → (n,) how many of them are set."""
+    """(n,) whole numbers, none negative → (n,) how many of their bits are set."""
     if hasattr(np, "bitwise_count"):  # since numpy 2
         return np.bitwise_count(numbers)
-    return _BITS_SET[numbers.view(np.uint16).reshape(-1, 4)].sum(axis=1)
+    return _BITS_SET[numbers.view(np.uint16).reshape(len(numbers), numbers.itemsize // 2)].sum(axis=1)
 
 
 _BITS_SET = np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1).sum(1, np.uint8)
@@ -271,13 +296,14 @@ def thumbnails(pictures: np.ndarray) -> np.ndarray:
 
     NaN where a picture is nearly flat: noise blown up to variance 1 shows nothing.
     """
-    looks: np.ndarray = pictures.astype(np.float32)
-    for _ in range(2):
-        edged = np.pad(looks, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-        around = [edged[:, y : y + SIZE_PX, x : x + SIZE_PX] for y in range(3) for x in range(3)]
-        looks = sum(around[1:], around[0]) / 9
+    sums: np.ndarray = pictures.astype(np.uint16)
+    for _ in range(2):  # of nine, and of nine of those: 81 × 255 at most, exact
+        edged = np.pad(sums, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+        rows = edged[:, :-2] + edged[:, 1:-1] + edged[:, 2:]
+        sums = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
+    looks = sums.astype(np.float32) / 81
     looks -= looks.mean((1, 2, 3), keepdims=True)
-    deviation = looks.std((1, 2, 3), keepdims=True)
+    deviation = np.sqrt((looks * looks).mean((1, 2, 3), keepdims=True))
     return looks / np.where(deviation < FLAT, np.nan, deviation)
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from cleanweb import checkpoint, distributed, duplicates, images, machine, readers, remote
 from cleanweb.errors import CrawlError, MachineError
 from cleanweb.journal import Journal
+from cleanweb.packed import FactsOf
 from cleanweb.pixelcache import PixelCache
-from cleanweb.records import CLOSED, ImageFacts, Progress, Sample, Status, silent
+from cleanweb.records import CLOSED, COPIES, ImageFacts, Progress, Sample, Status, silent
 from cleanweb.settings import fingerprint_of_all
 from cleanweb.workers import free_memory
 
@@ -25,7 +26,7 @@ def inspect(
     workers: int | None,
     progress: Progress,
     room_bytes: int | None = None,
-) -> tuple[Sequence[ImageFacts], PixelCache]:
+) -> tuple[FactsOf, PixelCache]:
     """Facts of every sample, and the pixels, which are kept in the folder `pixels` as far as there is room; a row that
     names a path again has its first row's facts. torchrun's ranks share the files, on `workers` processes each."""
     to_open = np.flatnonzero([sample.status not in CLOSED for sample in samples])
@@ -87,13 +88,13 @@ def _inspect(
 def copies_among(
     samples: Sequence[Sample], facts: Sequence[ImageFacts], cache: PixelCache, folder: Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The index of each sample's kept copy (n,) and what kind of copy it is (n,), "" where it is none; looked for once
+    """The index of each sample's kept copy (n,) and what kind of copy it is (n,), a place in `COPIES`; looked for once
     and kept in `folder`."""
     file = folder / f"copies-{fingerprint_of_all(fact.pixel_digest for fact in facts)}.npz"
 
     def look() -> dict[str, np.ndarray]:
         found = duplicates.group(samples, facts, duplicates.picture_comparison(cache.load))
-        return {"kept": found.kept, "kind": np.array(found.kind, np.str_)}
+        return {"kept": found.kept, "kind": np.array([COPIES.index(kind) for kind in found.kind], np.uint8)}
 
     found = checkpoint.once(file, look)
     return found["kept"], found["kind"]

@@ -34,6 +34,11 @@ class Verdicts:
     reasons: list[str]
     n_classes: int
 
+    def counts(self) -> dict[str, int]:
+        """How many rows got each verdict."""
+        found = np.bincount(self.rows["verdict"], minlength=len(_VERDICTS)).tolist()
+        return dict(zip(map(str, _VERDICTS), found, strict=True))
+
 
 def judge(known: Known, scored: np.ndarray, scores: Scores, decision: Decision, classes: Sequence[str]) -> Verdicts:
     """The verdict on every row, with its evidence. scored (m,): the row of each of the m scored samples.
@@ -146,23 +151,24 @@ class Images:
         made, verdicts = self.known.take(rows), self.verdicts
         of = verdicts.rows[rows]
         for column in _LABELS:
-            made[column] = _texts(verdicts.names, of[column])
-        made["verdict"] = _texts([str(verdict) for verdict in _VERDICTS], of["verdict"])
+            made[column] = _texts(_named(verdicts.names, of[column]))
+        made["verdict"] = _texts(_named([str(verdict) for verdict in _VERDICTS], of["verdict"]))
         for column in ("needs_review", *_NUMBERS):
             made[column] = of[column]
-        made["reason"] = self._reasons(rows, of, made)
+        made["reason"] = _texts(self._reasons(rows, of, made))
         made["note"] = self._notes(rows, made["note"])
         return made
 
-    def _reasons(self, rows: np.ndarray, of: np.ndarray, made: pd.DataFrame) -> pd.Series:
-        reasons = _texts(self.verdicts.reasons, of["reason"])
+    def _reasons(self, rows: np.ndarray, of: np.ndarray, made: pd.DataFrame) -> np.ndarray:
+        reasons = _named(self.verdicts.reasons, of["reason"])
         unusable, kept = of["verdict"] == _UNUSABLE, self.known.kept[rows]
-        for i in np.flatnonzero(unusable).tolist():
-            reasons[i] = _why_unusable(made["status"][i], _or_none(made["error"][i]), made["predicted_label"][i],
-                                       of["p_predicted"][i])  # fmt: skip
-        given, names = self.verdicts.given, self.verdicts.names
-        for i in np.flatnonzero(~unusable & (kept != rows)).tolist():
-            words, of_kept = f"{made['duplicate_kind'][i]} copy of {made['duplicate_of'][i]}", given[kept[i]]
+        told = made[["status", "error", "predicted_label"]][unusable].itertuples(index=False)
+        for i, (status, error, seen) in zip(np.flatnonzero(unusable).tolist(), told, strict=True):
+            reasons[i] = _why_unusable(status, _or_none(error), _or_none(seen), of["p_predicted"][i])
+        given, names, copies = self.verdicts.given, self.verdicts.names, ~unusable & (kept != rows)
+        told = made[["duplicate_kind", "duplicate_of"]][copies].itertuples(index=False)
+        for i, (kind, picture) in zip(np.flatnonzero(copies).tolist(), told, strict=True):
+            words, of_kept = f"{kind} copy of {picture}", given[kept[i]]
             if given[rows[i]] != of_kept:
                 words += f", which was given {names[of_kept]!r}"
             reasons[i] = f"{words}: {reasons[i]}"
@@ -177,8 +183,12 @@ class Images:
         return pd.Series(said, dtype=object)
 
 
-def _texts(names: Sequence[str], places: np.ndarray) -> pd.Series:
-    return pd.Series(np.array([*names, None], object)[places], dtype=object)
+def _named(names: Sequence[str], places: np.ndarray) -> np.ndarray:
+    return np.array([*names, None], object)[places]
+
+
+def _texts(texts: np.ndarray) -> pd.Series:
+    return pd.Series(texts, dtype=object)
 
 
 def _or_none(text: object) -> str | None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from cleanweb.columns import choose
 from cleanweb.errors import UsageError
 from cleanweb.labelrows import Row, columns_of, rows
+from cleanweb.packed import Samples
 from cleanweb.readers import SAME_LABEL_AGAIN, Namings, Place, printable
 from cleanweb.records import CLOSED, Sample, Status
 
@@ -15,7 +16,7 @@ _KEYS = ("key", "__key__")  # what a table of keys calls their column
 def labelled(
     samples: Sequence[Sample], names: Iterable[Iterable[str]], table: Place, given: tuple[str | None, str | None],
     namings: Namings,
-) -> list[Sample]:  # fmt: skip
+) -> Samples:  # fmt: skip
     """The samples with the labels of a table instead of their own, and a row for every one of its rows that means none
     of them, or one that has been named. names: of each sample. given: the table's columns of names and of labels, where
     the user says them. Raises UsageError where a name means several samples."""
@@ -36,7 +37,9 @@ def labelled(
         else:
             found[i] = _with(found[i], row)
             named.add(i)
-    return [sample if i in named else _unlisted(sample) for i, sample in enumerate(found)] + again
+    made = Samples(sample if i in named else _unlisted(sample) for i, sample in enumerate(found))
+    made.extend(again)
+    return made
 
 
 def _index(names: Iterable[Iterable[str]]) -> dict[str, int]:

@@ -3,19 +3,19 @@
 For all rows at once there are numbers alone, 13 bytes a row; texts are made of some rows at a time.
 """
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Collection
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
-from cleanweb.records import ImageFacts, Sample, Status
+from cleanweb.packed import FactsOf, Samples, hexadecimal
+from cleanweb.records import COPIES, Status
 
 COLUMNS = ("sample_id", "path", "status", "error", "format", "width", "height", "bytes", "sha256", "phash",
             "duplicate_of", "duplicate_kind", "given_label", "note", "file", "row_in_file", "url",
             "downloaded_sha256")  # fmt: skip
-_WHOLE = ("width", "height", "bytes", "row_in_file")
-_KINDS = ("", "exact", "near")
+_KINDS = np.array([kind or None for kind in COPIES], object)
 
 
 class Known(Protocol):
@@ -37,48 +37,38 @@ class Known(Protocol):
 class Crawled:
     """`Known`, from samples and facts."""
 
-    def __init__(
-        self, samples: Sequence[Sample], facts: Sequence[ImageFacts], kept: np.ndarray, kind: Iterable[str]
-    ) -> None:
-        """kept (n,) and kind (n): the index of each sample's kept copy, and what kind of copy it is."""
-        self.samples, self.facts, self.kept = samples, facts, kept
-        self.kind = np.fromiter(map(_KINDS.index, kind), np.uint8, len(kept))
-        place: dict[str, int] = {}
-        labels = (-1 if (of := s.given_label) is None else place.setdefault(of, len(place)) for s in samples)
-        self.given = np.fromiter(labels, np.int32, len(samples))
-        self.labels = [*place]
+    def __init__(self, samples: Samples, facts: FactsOf, kept: np.ndarray, kind: np.ndarray) -> None:
+        """kept (n,) and kind (n,): the index of each sample's kept copy, and what kind of copy it is, of `COPIES`."""
+        self.samples, self.facts, self.kept, self.kind = samples, facts, kept, kind
+        self.labels, self.given = samples.labels()
 
     def take(self, rows: np.ndarray) -> pd.DataFrame:
-        columns = list(zip(*map(self._row, rows.tolist()), strict=True)) or [()] * len(COLUMNS)
-        return pd.DataFrame({
-            name: _numbers(values) if name in _WHOLE else pd.Series(values, dtype=object)
-            for name, values in zip(COLUMNS, columns, strict=True)
-        })  # fmt: skip
-
-    def _row(self, i: int) -> tuple[Any, ...]:
-        """As in `COLUMNS`."""
-        sample, fact, kind = self.samples[i], self.facts[i], _KINDS[self.kind[i]]
-        at_fault = fact.status if sample.status == Status.OK else sample.status
-        return (
-            sample.sample_id,
-            sample.path,
-            at_fault.value,
-            fact.error or sample.note or None,
-            fact.format or None,
-            fact.width or None,
-            fact.height or None,
-            fact.bytes if fact.sha256 else None,
-            fact.sha256 or None,
-            f"{fact.phash:016x}" if fact.pixel_digest else None,
-            self.samples[self.kept[i]].sample_id if kind else None,
-            kind or None,
-            sample.given_label,
-            fact.note or None,
-            sample.file or None,
-            sample.row,
-            sample.url or None,
-            sample.sha256 or None,
-        )
+        of, seen, kinds = self.samples.columns(rows), self.facts.columns(rows), self.kind[rows]
+        copies = np.flatnonzero(kinds)
+        kept = np.full(len(rows), None, object)
+        kept[copies] = self.samples.columns(self.kept[rows[copies]])["sample_id"]
+        columns = {
+            "sample_id": of["sample_id"],
+            "path": of["path"],
+            "status": np.where(of["status"] == Status.OK.value, seen["status"], of["status"]),
+            "error": np.where(pd.isna(seen["error"]), of["note"], seen["error"]),
+            "format": seen["format"],
+            "width": _numbers(seen["width"], seen["width"] == 0),
+            "height": _numbers(seen["height"], seen["height"] == 0),
+            "bytes": _numbers(seen["bytes"], pd.isna(seen["sha256"])),
+            "sha256": seen["sha256"],
+            "phash": hexadecimal(seen["phash"].astype(">u8"), pd.notna(seen["pixel_digest"])),
+            "duplicate_of": kept,
+            "duplicate_kind": _KINDS[kinds],
+            "given_label": of["given_label"],
+            "note": seen["note"],
+            "file": of["file"],
+            "row_in_file": _numbers(of["row"], of["row"] == -1),
+            "url": of["url"],
+            "downloaded_sha256": of["sha256"],
+        }
+        return pd.DataFrame({name: pd.Series(columns[name], dtype=object if columns[name].dtype == object else None)
+                             for name in COLUMNS})  # fmt: skip
 
     def rows_of(self, sample_ids: Collection[str]) -> dict[str, int]:
         wanted = set(sample_ids)
@@ -87,8 +77,6 @@ class Crawled:
         return {sample.sample_id: i for i, sample in enumerate(self.samples) if sample.sample_id in wanted}
 
 
-def _numbers(values: Sequence[int | None]) -> pd.Series:
+def _numbers(values: np.ndarray, missing: np.ndarray) -> pd.arrays.IntegerArray:
     """Whole numbers, some of them missing, in nine bytes each."""
-    missing = np.array([value is None for value in values], bool)
-    known = np.fromiter((value or 0 for value in values), np.int64, len(values))
-    return pd.Series(pd.arrays.IntegerArray(known, missing))
+    return pd.arrays.IntegerArray(values.astype(np.int64), missing)

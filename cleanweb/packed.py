@@ -14,6 +14,7 @@ from cleanweb.records import ImageFacts, Sample, Status
 
 _STATUSES = list(Status)
 _CODE = {status: code for code, status in enumerate(_STATUSES)}
+_NAMES = np.array([status.value for status in _STATUSES], object)
 _ABSENT = 255
 _SAMPLE = np.dtype([("end", "<i8"), ("more", "<i8"), ("id", "<i4"), ("base", "<i4"), ("row", "<i8"), ("label", "<i4"),
                     ("status", "u1"), ("note", "<i4")])  # fmt: skip
@@ -45,18 +46,31 @@ class _Texts:
         """A text that is never None."""
         return self.texts[number] or ""
 
+    def take(self, numbers: np.ndarray) -> np.ndarray:
+        """The texts of these numbers (m,): objects, None where there is none or nothing in it."""
+        return np.array([text or None for text in self.texts], object)[numbers]
+
 
 class Samples(Sequence[Sample]):
     """The rows of a crawl, in order; each is made when it is asked for."""
 
-    def __init__(self, samples: Iterable[Sample]):
+    def __init__(self, samples: Iterable[Sample] = ()):
         self._texts, self._paths, self._more = _Texts(), bytearray(), bytearray()
-        self._rows = _grown(np.empty(0, _SAMPLE), 1024)
-        n = 0
-        for n, sample in enumerate(samples, 1):
-            self._rows = _grown(self._rows, n)
-            self._rows[n - 1] = self._packed(sample)
-        self._rows = scratch.copied(self._rows[:n])
+        self._room, self._n = np.empty(0, _SAMPLE), 0
+        self.extend(samples)
+
+    def append(self, sample: Sample) -> None:
+        self._room = _grown(self._room, self._n + 1)
+        self._room[self._n] = self._packed(sample)
+        self._n += 1
+
+    def extend(self, samples: Iterable[Sample]) -> None:
+        for sample in samples:
+            self.append(sample)
+
+    @property
+    def _rows(self) -> np.ndarray:
+        return self._room[: self._n]
 
     def _packed(self, sample: Sample) -> tuple[object, ...]:
         number, path = self._texts.number, sample.path
@@ -70,7 +84,7 @@ class Samples(Sequence[Sample]):
                 number(sample.note))  # fmt: skip
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._n
 
     @overload
     def __getitem__(self, at: int) -> Sample: ...
@@ -97,6 +111,55 @@ class Samples(Sequence[Sample]):
     def __iter__(self) -> Iterator[Sample]:
         return map(self.__getitem__, range(len(self)))
 
+    def columns(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The fields of the samples of these numbers (m,), by name; texts are objects, None where there is nothing.
+        Several times as fast as one sample after the other."""
+        of, paths = self._rows[rows], self._paths_of(rows)
+        ids, named = paths.copy(), np.flatnonzero(of["id"] != -1)
+        ids[named] = [self._texts.known(number) for number in of["id"][named].tolist()]
+        inside = of["base"] < 0
+        files = self._texts.take(np.where(inside, ~of["base"], of["base"]))
+        files[inside] = [((base or "") + path) or None for base, path in zip(files[inside], paths[inside], strict=True)]
+        urls, digests = self._said_of(rows)
+        return {
+            "sample_id": ids,
+            "path": paths,
+            "file": files,
+            "row": of["row"],  # −1 where there is none
+            "given_label": self._texts.take(of["label"]),
+            "status": _NAMES[of["status"]],
+            "note": self._texts.take(of["note"]),
+            "url": urls,
+            "sha256": digests,
+        }
+
+    def labels(self, *statuses: Status) -> tuple[list[str], np.ndarray]:
+        """Every label that any was given, or any of these statuses; and each sample's place among them, −1 where it has
+        none of them: (n,) int32."""
+        given = np.zeros(len(self._texts.texts), bool)
+        given[self._rows["label"][self.is_in(*statuses)] if statuses else self._rows["label"]] = True
+        given[-1] = False
+        place = np.where(given, np.cumsum(given) - 1, -1).astype(np.int32)
+        return [self._texts.known(number) for number in np.flatnonzero(given).tolist()], place[self._rows["label"]]
+
+    def _paths_of(self, rows: np.ndarray) -> np.ndarray:
+        begins, ends = self._spans("end", rows)
+        return _objects(self._paths[a:b].decode("utf-8", "surrogatepass") for a, b in zip(begins, ends, strict=True))
+
+    def _said_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Addresses and digests."""
+        both = np.full((2, len(rows)), None, object)
+        for i, (a, b) in enumerate(zip(*self._spans("more", rows), strict=True)) if self._more else ():
+            if b > a:
+                url, sha256 = _url_and_sha256(self._more[a:b].decode("utf-8", "surrogatepass"))
+                both[:, i] = url or None, sha256 or None
+        return both[0], both[1]
+
+    def _spans(self, column: str, rows: np.ndarray) -> tuple[list[int], list[int]]:
+        """Where the bytes of these rows begin and end."""
+        ends = self._rows[column]
+        return np.where(rows > 0, ends[rows - 1], 0).tolist(), ends[rows].tolist()
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
 
@@ -116,14 +179,14 @@ class Facts(MutableMapping[int, ImageFacts]):
     """Facts by the number of the sample; each is made when it is asked for."""
 
     def __init__(self) -> None:
-        self._texts = _Texts()
+        self.texts = _Texts()
         self._rows = np.empty(0, _FACTS)
         self._n = 0
 
     def __setitem__(self, i: int, facts: ImageFacts) -> None:
         self._rows = _grown(self._rows, i + 1)
         self._n += self._rows["status"][i] == _ABSENT
-        number = self._texts.number
+        number = self.texts.number
         self._rows[i] = (
             _CODE[facts.status], number(facts.error), number(facts.format), facts.width, facts.height, facts.bytes,
             bytes.fromhex(facts.sha256), bytes.fromhex(facts.pixel_digest), facts.phash, number(facts.note),
@@ -133,7 +196,7 @@ class Facts(MutableMapping[int, ImageFacts]):
         if i not in self:
             raise KeyError(i)
         status, error, form, width, height, n_bytes, sha256, digest, phash, note = self._rows[i].item()
-        known = self._texts.known
+        known = self.texts.known
         return ImageFacts(_STATUSES[status], known(error), known(form), width, height, n_bytes, _hex(sha256),
                           _hex(digest), phash, known(note))  # fmt: skip
 
@@ -150,6 +213,14 @@ class Facts(MutableMapping[int, ImageFacts]):
 
     def __len__(self) -> int:
         return int(self._n)
+
+    def packed(self, numbers: np.ndarray) -> np.ndarray:
+        """Those under these numbers (m,), as they are kept: (m,) of _FACTS; a missing file where there are none."""
+        rows = np.full(len(numbers), _MISSING_ROW)
+        there = np.flatnonzero(numbers < len(self._rows))
+        there = there[self._rows["status"][numbers[there]] != _ABSENT]
+        rows[there] = self._rows[numbers[there]]
+        return rows
 
     def digests(self, numbers: np.ndarray) -> np.ndarray:
         """Of the pixels, as 16 raw bytes each: (m,) void."""
@@ -186,8 +257,41 @@ class FactsOf(Sequence[ImageFacts]):
     def __iter__(self) -> Iterator[ImageFacts]:
         return map(self.__getitem__, range(len(self)))
 
+    def columns(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The fields of the facts at these places (m,), by name; texts are objects, None where there is nothing."""
+        of, take = self.facts.packed(self.numbers[rows]), self.facts.texts.take
+        return {
+            "status": _NAMES[of["status"]],
+            "error": take(of["error"]),
+            "format": take(of["format"]),
+            "width": of["width"],
+            "height": of["height"],
+            "bytes": of["bytes"],
+            "sha256": _digests(of["sha256"]),
+            "pixel_digest": _digests(of["digest"]),
+            "phash": of["phash"],
+            "note": take(of["note"]),
+        }
+
 
 _MISSING = ImageFacts(Status.MISSING)
+_MISSING_ROW = np.array((_CODE[Status.MISSING], -1, -1, 0, 0, 0, b"", b"", 0, -1), _FACTS)
+
+
+def hexadecimal(raw: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Numbers (m,) of whatever size by their digits: objects, None where they are not `there` (m,)."""
+    digits, n = raw.tobytes().hex(), 2 * raw.itemsize
+    texts = _objects(digits[k : k + n] for k in range(0, len(digits), n))
+    texts[~there] = None
+    return texts
+
+
+def _digests(raw: np.ndarray) -> np.ndarray:
+    return hexadecimal(raw, raw != np.void(bytes(raw.itemsize)))
+
+
+def _objects(texts: Iterable[str]) -> np.ndarray:
+    return np.array([*texts, None], object)[:-1]
 
 
 def _grown(rows: np.ndarray, n: int) -> np.ndarray:

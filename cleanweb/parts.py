@@ -25,7 +25,8 @@ _IMAGES = {name: (kind, comment) for name, kind, comment in TABLES["images"]}
 def tables() -> Iterator[str]:
     """The statements that make what a manifest in parts has beside the tables of the schema."""
     columns = {name: _IMAGES[name] for name in ("sample_id", *CHANGED)}
-    yield f"CREATE TABLE image_changes ({', '.join(f'{name} {kind}' for name, (kind, _) in columns.items())})"
+    made = ", ".join(f"{name} {kind}" for name, (kind, _) in columns.items())
+    yield f"CREATE TABLE image_changes ({made}, PRIMARY KEY (sample_id))"
     yield "CREATE TABLE image_location (location VARCHAR NOT NULL, parts BIGINT NOT NULL)"
     yield "COMMENT ON TABLE image_changes IS 'Rows of images that people have changed since the parts were written'"
     yield "COMMENT ON TABLE image_location IS 'Where the parts of images lie'"

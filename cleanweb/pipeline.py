@@ -1,7 +1,6 @@
 """The whole story: read the crawl, inspect every file, learn, score, decide, retrain, write it down."""
 
 import logging
-from collections import Counter
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -81,7 +80,6 @@ def _learn(
     if not unfinished.has_learned():
         carried.remember(RunFolder(unfinished.run), unfinished.earlier)
     people = {} if settings.trusted is None else carried.verified_labels(settings.trusted, samples, crawl.root)
-    machine.keep_freed_memory()
     mark = fingerprint_of(settings, samples, people)
     log.info("%d samples in %s; run %s in %s", len(samples), crawl.root, mark, unfinished.run)
 
@@ -95,6 +93,7 @@ def _learn(
     facts, cache = inspection.inspect(samples, place, side, settings.workers, progress, room)
     cache.again = cachefolder.Again(samples, side)
     known = Crawled(samples, facts, *inspection.copies_among(samples, facts, cache, unfinished.path))
+    machine.return_freed_memory()  # the many small lists of copies lie scattered
     scored = inspection.to_score(samples, facts, known.kept)
     classes, labels = inspection.encode([samples[i].given_label for i in scored])
     log.info("%d pictures of %d classes to learn from and score", len(scored), len(classes))
@@ -116,6 +115,7 @@ def _learn(
         log.info(words)
     log.debug("to learn: %s; classifier: %s", training.recipe, training.classifier)
     lesson = Lesson(settings.method, settings.recipe, training.recipe, training.epochs)
+    machine.keep_freed_memory()
     learner = tune.TUNES[training.tune](task, lesson)
     learned = learner.learn()
     scores = Scores(**checkpoint.once(
@@ -130,9 +130,8 @@ def _learn(
 
     # what we conclude
     judged = carried.judged(known, scored, scores, classes, training.rule, reviews=reviews)
-    verdicts, decision = judged.verdicts, judged.decision
-    log.info("verdicts %s; share of wrong labels %.3f (%.3f to %.3f)", dict(Counter(map(str, decision.verdict))),
-             *decision.noise[-1])  # fmt: skip
+    verdicts = judged.verdicts
+    log.info("verdicts %s; share of wrong labels %.3f (%.3f to %.3f)", verdicts.counts(), *judged.noise[-1])
     changed, replaced = inspection.changes(samples, facts), inspection.not_as_downloaded(samples, facts)
     final = verdicts.rows["final_label"][scored].astype(np.int64)
     classifier_epochs: list[train.EpochRecord] = []
@@ -144,11 +143,11 @@ def _learn(
     machine.return_freed_memory()  # nothing is trained any more
     made = {
         "images": judging.Images(known, verdicts, [changed, replaced]),
-        "classes": judging.classes_table(verdicts, decision.noise),
-        "transition_matrix": tables.transition_table(decision.flow, classes),
-        "reliability": tables.reliability_table(decision.reliability),
+        "classes": judging.classes_table(verdicts, judged.noise),
+        "transition_matrix": tables.transition_table(judged.flow, classes),
+        "reliability": tables.reliability_table(judged.reliability),
         "epochs": tables.epochs_table({"train": learned.epochs, "classifier": classifier_epochs}),
-        "runs": tables.runs_table(settings, crawl.root, mark, started, SCHEMA_VERSION, decision.noise),
+        "runs": tables.runs_table(settings, crawl.root, mark, started, SCHEMA_VERSION, judged.noise),
         "reviews": judged.reviews,
         "audits": manifest.empty("audits"),  # an audit speaks of verdicts that are no more
         "audit_findings": manifest.empty("audit_findings"),

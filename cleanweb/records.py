@@ -52,6 +52,8 @@ class Status(StrEnum):
     ERROR = "error"  # anything else, in the decoder's own words
 
 
+COPIES = ("", "exact", "near")  # what kind of copy of another a sample is; of none, or itself the one that is kept
+
 MEANING = {
     Verdict.CLEAN: "the given label fits",
     Verdict.RELABELED: "another class is suggested",

@@ -48,7 +48,7 @@ class Unfinished:
         self._record, self._samples = self.path / "run.json", self.path / "samples.jsonl.gz"
         self._complete = self.path / "complete.json"
 
-    def begin(self, settings: Settings, samples: Sequence[Sample]) -> Sequence[Sample]:
+    def begin(self, settings: Settings, samples: Samples) -> Samples:
         """Go on with the unfinished run of this crawl and these settings, or begin one: the samples it is about.
 
         Rows that have vanished since it began stay in it. Of another crawl, other settings or another version it is
@@ -70,7 +70,7 @@ class Unfinished:
             atomic.write_text(draft / self._record.name, json.dumps(record, indent=2))
         return samples
 
-    def _go_on(self, settings: Settings, samples: Sequence[Sample]) -> Sequence[Sample]:
+    def _go_on(self, settings: Settings, samples: Samples) -> Samples:
         record = self._read_record()
         ending = "Give --fresh to replace it, or another --out."
         if record["cleanweb"] != __version__:
@@ -212,7 +212,7 @@ def _pack(samples: Sequence[Sample], file: Path) -> None:
             lines.write(json.dumps({name: getattr(sample, name) for name in names}) + "\n")
 
 
-def _unpacked(file: Path) -> Sequence[Sample]:
+def _unpacked(file: Path) -> Samples:
     try:
         with gzip.open(file, "rt", encoding="utf-8") as lines:
             return Samples(Sample(**{**row, "status": Status(row["status"])}) for row in map(json.loads, lines))

@@ -46,11 +46,10 @@ def _decided_again(folder: RunFolder, target: Target | None, verified: Path | No
     progress("retag", 1, steps)
     judged = carried.judged(known, scored, scores, classes, rule, target, made["reviews"])
     made["images"], made["reviews"] = judging.Images(known, judged.verdicts), judged.reviews
-    decision = judged.decision
-    made["classes"] = judging.classes_table(judged.verdicts, decision.noise)
-    made["transition_matrix"] = tables.transition_table(decision.flow, classes)
-    made["reliability"] = tables.reliability_table(decision.reliability)
-    made["runs"][list(tables.NOISE)] = decision.noise[-1]
+    made["classes"] = judging.classes_table(judged.verdicts, judged.noise)
+    made["transition_matrix"] = tables.transition_table(judged.flow, classes)
+    made["reliability"] = tables.reliability_table(judged.reliability)
+    made["runs"][list(tables.NOISE)] = judged.noise[-1]
     made["runs"]["target"] = None if target is None else json.dumps(asdict(target))
     made["runs"]["schema_version"] = SCHEMA_VERSION
     progress("retag", 2, steps)

@@ -1,6 +1,7 @@
 """Copies of a picture: all exact ones, near ones without chains or false merges, and which copy is kept."""
 
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -118,12 +119,27 @@ def test_close_hashes_finds_what_the_whole_matrix_finds(seed, n, max_distance):
     assert set(found) == expected
 
 
-def test_bits_are_counted_alike_whatever_numpy_offers(monkeypatch: pytest.MonkeyPatch):
-    numbers = np.random.default_rng(0).integers(0, 2**64, 1000, dtype=np.uint64)
+@pytest.mark.parametrize("kind", [np.uint64, np.int32])
+def test_bits_are_counted_alike_whatever_numpy_offers(monkeypatch: pytest.MonkeyPatch, kind: type):
+    numbers = np.random.default_rng(0).integers(0, np.iinfo(kind).max, 1000, dtype=kind)
     expected = [int(number).bit_count() for number in numbers]
     assert count_bits(numbers).tolist() == expected
     monkeypatch.delattr(np, "bitwise_count", raising=False)  # numpy 1
     assert count_bits(numbers).tolist() == expected
+
+
+def test_close_hashes_take_less_than_64_bytes_each():
+    def peak(n: int) -> int:
+        hashes = np.random.default_rng(0).integers(0, 2**64, n, dtype=np.uint64)
+        tracemalloc.start()
+        for _ in close_hashes(hashes, 2):
+            pass
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    few, many = 100_000, 300_000
+    assert (peak(many) - peak(few)) / (many - few) < 64
 
 
 def test_a_crowd_of_equal_hashes_takes_linear_time():

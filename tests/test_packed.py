@@ -1,10 +1,11 @@
 """What is kept in columns comes out as it went in, and takes little memory."""
 
 import sys
+from dataclasses import fields
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cleanweb.packed import Facts, Samples
@@ -29,6 +30,38 @@ def test_samples_come_out_as_they_went_in(samples: list[Sample]):
     assert [kept[-i - 1] for i in range(len(samples))] == samples[::-1]
     with pytest.raises(IndexError):
         kept[len(samples)]
+
+
+@given(samples=st.lists(SAMPLES, max_size=30), rows=st.lists(st.integers(0, 29), max_size=9))
+@example(samples=[Sample("", "", "", None, None)], rows=[0])
+@settings(max_examples=25, deadline=None)
+def test_columns_of_samples_say_what_samples_say(samples: list[Sample], rows: list[int]):
+    kept, rows = Samples(samples), [row for row in rows if row < len(samples)]
+    columns = kept.columns(np.array(rows, int))
+    for name, values in columns.items():
+        wanted = [getattr(samples[row], name) for row in rows]
+        if name == "row":
+            wanted = [-1 if number is None else number for number in wanted]
+        elif name not in ("sample_id", "path"):  # those are texts whatever is in them
+            wanted = [text or None for text in wanted]
+        assert values.tolist() == wanted, name
+    assert {*columns} == {field.name for field in fields(Sample)}
+    labels, given = kept.labels()
+    assert [None if place < 0 else labels[place] for place in given] == [sample.given_label for sample in samples]
+    assert {*labels} == {sample.given_label for sample in samples} - {None}
+
+
+@given(facts=st.dictionaries(st.integers(0, 9), FACTS, max_size=9), order=st.lists(st.integers(0, 2000), max_size=9))
+@settings(max_examples=25, deadline=None)
+def test_columns_of_facts_say_what_facts_say(facts: dict[int, ImageFacts], order: list[int]):
+    kept = Facts()
+    kept.update(facts)
+    found = kept.of(np.array(order, int))
+    columns = found.columns(np.arange(len(order)))
+    for name, values in columns.items():
+        wanted = [getattr(fact, name) for fact in found]
+        assert values.tolist() == [text or None if isinstance(text, str) else text for text in wanted], name
+    assert {*columns} == {field.name for field in fields(ImageFacts)}
 
 
 @given(facts=st.dictionaries(st.integers(0, 3000), FACTS, max_size=30), other=FACTS)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,8 +15,9 @@ import pytest
 from cleanweb import readers
 from cleanweb.columns import choose
 from cleanweb.errors import CrawlError, UsageError
+from cleanweb.packed import Samples
 from cleanweb.readers import READERS, contents, embedded_images, read, read_bytes
-from cleanweb.records import Status
+from cleanweb.records import Sample, Status
 
 CIFAR = Path(__file__).parents[2] / "shared" / "data" / "cifar100"
 
@@ -583,3 +585,18 @@ def test_a_folder_crawl_loads_neither_torch_nor_pandas_nor_duckdb_until_needed()
     code = "import sys, cleanweb.readers, cleanweb.images, cleanweb.duplicates; print([m for m in sys.modules])"
     loaded = json.loads(subprocess.check_output([sys.executable, "-c", code], text=True).replace("'", '"'))
     assert not {"torch", "pandas", "duckdb", "pyarrow"} & set(loaded)
+
+
+def test_contents_of_many_shards_are_looked_for_in_few_bytes_an_image(monkeypatch):
+    def nothing(file: str, rows: object):
+        yield from ()
+
+    n, in_a_shard = 100_000, 1_000
+    samples = Samples(Sample(f"{i}", f"{i}", f"/{i // in_a_shard}.parquet", i % in_a_shard, "cat") for i in range(n))
+    monkeypatch.setattr(readers, "embedded_images", nothing)
+    tracemalloc.start()
+    found = sum(1 for _ in contents(samples))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == n
+    assert most / n < 20

@@ -39,12 +39,12 @@ def read_source(path: Path, seed: int = 0) -> Source:
     if unfit := [name for name in names if Path(name).name != name]:
         raise UsageError(f"{path}: the class {unfit[0]!r} cannot name a folder. Rename it.")
     class_of = {name: c for c, name in enumerate(names)}
-    samples = [samples[i] for i in usable]
-    labels = np.array([class_of[str(sample.given_label)] for sample in samples])
-    in_test = np.array([sample.row is not None and Path(sample.file).name.startswith("test") for sample in samples])
+    found = [samples[i] for i in usable]
+    labels = np.array([class_of[str(sample.given_label)] for sample in found])
+    in_test = np.array([sample.row is not None and Path(sample.file).name.startswith("test") for sample in found])
     superclass = np.unique([coarse[row_of[name]] for name in names], return_inverse=True)[1] if coarse else None
     in_test = in_test if in_test.any() else _held_out(labels, seed)
-    return Source(samples, labels, in_test, names, superclass, path.resolve().name)
+    return Source(found, labels, in_test, names, superclass, path.resolve().name)
 
 
 def _column(path: Path, name: str) -> list[str | None] | None:

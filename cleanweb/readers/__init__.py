@@ -8,6 +8,7 @@ nothing is written; a million samples take about 0.5 GB of memory.
 import os
 import re
 import unicodedata
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+
+import numpy as np
 
 from cleanweb import remote, tarmembers
 from cleanweb.errors import CrawlError
@@ -43,7 +46,7 @@ class Crawl:
     """What a reader found."""
 
     root: Place  # the crawl folder, absolute: `Sample.path` is relative to it
-    samples: Sequence[Sample]
+    samples: Samples
     notes: list[str]  # what a person should know, a line each
 
 
@@ -75,7 +78,7 @@ def read(
     told = [] if merge_labels else _told(spellings)
     crawl = _merged(crawl, spellings) if merge_labels and spellings else crawl
     _check(crawl, labels or source)
-    return replace(crawl, samples=Samples(crawl.samples), notes=_counts(crawl.samples) + crawl.notes + told)
+    return replace(crawl, notes=_counts(crawl.samples) + crawl.notes + told)
 
 
 def _first_read(source: Place, labels: Place | None, *how: Any) -> Crawl:
@@ -103,7 +106,7 @@ def contents(
     Single files come in order, then the Parquet and tar files one after the other, streamed: memory holds some rows at
     a time.
     """
-    held: dict[str, dict[int, int]] = defaultdict(dict)
+    held: dict[str, array[int]] = defaultdict(lambda: array("q"))
     elsewhere: list[int] = []
     for index in range(len(samples)) if indices is None else indices:
         sample = samples[index]
@@ -114,9 +117,10 @@ def contents(
         elif sample.row is None:
             yield index, Path(sample.file)
         else:
-            held[sample.file][sample.row] = index
+            held[sample.file].append(index)
     yield from zip(elsewhere, remote.fetch_all(samples[i].file for i in elsewhere), strict=True)
-    for file, index_of in held.items():
+    for file, of_file in held.items():
+        index_of = {row: index for index in of_file if (row := samples[index].row) is not None}
         words = "the file that holds it does not any more"
         try:
             for row, content in embedded_images(file, index_of):
@@ -323,15 +327,15 @@ _WORDS = {
 }
 
 
-def _counts(samples: Sequence[Sample]) -> list[str]:
-    found = Counter(sample.status for sample in samples)
+def _counts(samples: Samples) -> list[str]:
+    found = {status: int(samples.is_in(status).sum()) for status in _WORDS}
     return [count(found[status], *words) for status, words in _WORDS.items() if found[status]]
 
 
-def _spellings(samples: Sequence[Sample]) -> list[set[str]]:
+def _spellings(samples: Samples) -> list[set[str]]:
     """Labels that differ only in capitals or spaces: they are probably one class."""
     alike: dict[str, set[str]] = defaultdict(set)
-    for label in {sample.given_label for sample in samples if sample.given_label is not None}:
+    for label in samples.labels()[0]:
         alike["".join(unicodedata.normalize("NFC", label).split()).casefold()].add(label)
     return [same for _, same in sorted(alike.items()) if len(same) > 1]
 
@@ -350,7 +354,7 @@ def _merged(crawl: Crawl, spellings: list[set[str]]) -> Crawl:
     for same in spellings:
         label_of |= dict.fromkeys(same, min(same, key=lambda label: (-often[label], label)))
     first: dict[str, str | None] = {}
-    samples = []
+    samples = Samples()
     for sample in crawl.samples:
         sample = replace(sample, given_label=label_of.get(sample.given_label, sample.given_label))
         if sample.status == Status.OK:
@@ -363,27 +367,30 @@ def _merged(crawl: Crawl, spellings: list[set[str]]) -> Crawl:
 
 
 def _check(crawl: Crawl, source: Place) -> None:
-    usable = [sample for sample in crawl.samples if sample.status == Status.OK]
-    missing = next((sample for sample in crawl.samples if sample.status == Status.MISSING), None)
-    beyond = next((sample for sample in crawl.samples if sample.status == Status.OUTSIDE), None)
-    if not usable and beyond:
+    classes = {str(label) for label in crawl.samples.labels(Status.OK)[0]}
+    missing, beyond = (_first(crawl.samples, status) for status in (Status.MISSING, Status.OUTSIDE))
+    if not classes and beyond:
         raise CrawlError(
             f"No image lies in the crawl folder {crawl.root}. The first outside it is {beyond.path!r}, which "
             f"{beyond.note}. If these are yours, give --allow-outside."
         )
-    if not usable and missing:
+    if not classes and missing:
         web = " They are web addresses: download the images first." if "://" in missing.path else ""
         raise CrawlError(
             f"None of the files that {source} names exists. The first is {missing.path!r}; looked in {crawl.root}"
             f"{'' if source.parent == crawl.root or source == crawl.root else f' and {source.parent}'}.{web}"
         )
-    classes = {str(sample.given_label) for sample in usable}
     if len(classes) < 2:
         found = f"only the class {_listed(classes)}" if classes else "no labeled image"
         raise CrawlError(
             f"{source} holds {found} ({count(len(crawl.samples), 'sample', 'samples')} in all); at least two classes "
             "are needed. Give a folder with one sub-folder per class, or a table of paths and labels with --labels."
         )
+
+
+def _first(samples: Samples, status: Status) -> Sample | None:
+    found = np.flatnonzero(samples.is_in(status))
+    return samples[int(found[0])] if len(found) else None
 
 
 def _listed(labels: set[str]) -> str:

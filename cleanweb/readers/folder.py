@@ -8,6 +8,7 @@ import os
 from pathlib import Path, PurePosixPath
 
 from cleanweb.errors import CrawlError, UsageError
+from cleanweb.packed import Samples
 from cleanweb.readers import SIDECARS, Crawl, Place, border, count, hidden, outside, printable, walk
 from cleanweb.records import Sample, Status
 from cleanweb.remote import Remote
@@ -36,11 +37,11 @@ def read(
 
     notes: list[str] = []
     edge = border(source, allow_outside)
-    samples = [_sample(source, source / name, None, edge) for name in beside if name not in tables]
+    samples = Samples(_sample(source, source / name, None, edge) for name in beside if name not in tables)
     for name in classes:
         folder = source / name
         files = [os.fspath(folder)] if outside(os.fspath(folder), edge) else walk(folder, notes, edge)
-        samples += [_sample(source, Path(file), printable(name), edge) for file in files]
+        samples.extend(_sample(source, Path(file), printable(name), edge) for file in files)
         if not files:
             notes.append(f"the class folder {printable(name)} is empty")
     return Crawl(source, samples, notes + _not_read(tables))
@@ -56,7 +57,7 @@ def _elsewhere(source: Remote) -> Crawl:
     if {name.lower() for name in classes} <= SPLITS and any(len(name.parts) > 2 for name in names.values()):
         raise CrawlError(f"The sub-folders of {source} are splits ({', '.join(classes)}), not classes. Give one of "
                          f"them: {source / classes[0]}")  # fmt: skip
-    samples = []
+    samples = Samples()
     for file, name in names.items():
         if str(name) not in tables:
             label = printable(name.parts[0]) if len(name.parts) > 1 else None

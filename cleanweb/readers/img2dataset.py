@@ -19,6 +19,7 @@ from cleanweb import keyedlabels, remote, shards
 from cleanweb.columns import choose
 from cleanweb.errors import CrawlError, UsageError
 from cleanweb.labelrows import Labels
+from cleanweb.packed import Samples
 from cleanweb.parquetfile import Parquet, quoted
 from cleanweb.readers import Crawl, Namings, Place, border, hidden, opened, outside, printable
 from cleanweb.records import Sample, Status
@@ -61,7 +62,7 @@ class _Found:
     edge: str | None
     allow_outside: bool
     label_column: str | None  # asked for
-    samples: list[Sample] = field(default_factory=list)
+    samples: Samples = field(default_factory=Samples)
     keys: list[str] = field(default_factory=list)  # of each sample
     namings: Namings = field(default_factory=Namings)
     labels: Labels = field(default_factory=lambda: Labels("the shards"))

@@ -5,11 +5,13 @@ Every row is a sample; every file of the folder that no row names is one too.
 """
 
 import os
+from collections.abc import Iterator
 
 from cleanweb.columns import no_column_options
 from cleanweb.errors import CrawlError, UsageError
 from cleanweb.finder import FarFinder, Finder, finder
 from cleanweb.labelrows import Row, is_table, rows
+from cleanweb.packed import Samples
 from cleanweb.readers import (
     SAME_LABEL_AGAIN,
     SIDECARS,
@@ -44,8 +46,7 @@ def read(
     tables = [labels or source] if labels or not source.is_dir() else _parquets(source, edge)
     if labels and not (labels.is_file() and is_table(labels)):
         raise UsageError(f"{labels} is no table: --labels takes a CSV, TSV, JSON lines or Parquet file.")
-    samples: list[Sample] = []
-    namings = Namings()
+    samples, namings = Samples(), Namings()
     named: set[str] | None = set() if labels else None
     for table in tables:
         if table != source and not labels and outside(os.fspath(table), edge):
@@ -61,7 +62,7 @@ def read(
     if len(tables) > 1:
         notes.append(f"read {len(tables)} Parquet files: {', '.join(table.name for table in tables)}")
     if labels:
-        samples += _unlisted(root, labels, named or set(), notes, edge)
+        samples.extend(_unlisted(root, labels, named or set(), notes, edge))
     return Crawl(root, samples, notes)
 
 
@@ -110,8 +111,7 @@ def _embedded(row: Row, table: Place, root: Place, namings: Namings) -> Sample:
     return Sample(namings.sample_id(path), path, os.fspath(table), row.embedded, row.label, status, note)
 
 
-def _unlisted(root: Place, table: Place, named: set[str], notes: list[str], edge: str | None) -> list[Sample]:
-    samples = []
+def _unlisted(root: Place, table: Place, named: set[str], notes: list[str], edge: str | None) -> Iterator[Sample]:
     for file in walk(root, notes, edge):
         lies = place(file)
         if file in named or lies == table or lies.suffix.lower() in SIDECARS:
@@ -120,5 +120,4 @@ def _unlisted(root: Place, table: Place, named: set[str], notes: list[str], edge
         status, note = Status.UNLISTED, "no row of the table names this file"
         if outside(file, edge):
             file, status, note = "", Status.OUTSIDE, f"is a link to {printable(os.path.realpath(file))}"
-        samples.append(Sample(path, path, file, None, None, status, note))
-    return samples
+        yield Sample(path, path, file, None, None, status, note)

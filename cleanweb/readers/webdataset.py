@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from cleanweb import keyedlabels, shards
 from cleanweb.errors import CrawlError, UsageError
+from cleanweb.packed import Samples
 from cleanweb.readers import Crawl, Namings, Place, border, count, opened, outside, printable
 from cleanweb.records import Sample, Status
 
@@ -34,7 +35,7 @@ def read(
     edge = border(root, allow_outside)
     choice = shards.LabelChoice(None if labels else label_column, _classes(root))
     namings, notes, strays = Namings(), list[str](), 0
-    samples: list[Sample] = []
+    samples = Samples()
     names: list[list[str]] = []
     files = shards.tars(source, edge)
     for file in files:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 MOST_ROWS = 500  # in one page
 MOST_AT_ONCE = 2_000  # decisions in one action
 _QUESTIONS = 8  # whose order is kept: 8 MB each at a million rows
-_FEW = 100  # rows that are found faster one by one, by the index, than in one scan
 _LIMIT_S, _MEMORY = 5.0, "1GB"  # for a condition that a person wrote
 _IDLE_S = 10.0  # after the last action what lies in DuckDB's log is written into the file; at a million rows in half a
 _MOMENT_S = 0.5  # second, which who acts then has to wait; but each of the log's decisions costs whoever opens the file
@@ -135,17 +134,14 @@ class Store:
         generation, stamp = self.generation(), self.stamp()
         places = self._ordered(question, generation)[begin : min(end, begin + MOST_ROWS)]
         with self._lock:
-            rows = self._rows("rowid IN (SELECT unnest(?::BIGINT[]))", [[places.tolist()]])
+            rows = self._rows("rowid IN (SELECT unnest(?::BIGINT[]))", places.tolist())
         by_place = {row.pop("rowid"): row for row in rows}
         found = [by_place.get(int(place)) for place in places]
         return {"rows": found, "generation": generation, "stamp": stamp}
 
     def _some(self, sample_ids: Sequence[str]) -> list[dict[str, Any]]:
         """These samples."""
-        if len(sample_ids) <= _FEW:
-            rows = self._rows("sample_id = ?", [[key] for key in sample_ids])
-        else:
-            rows = self._rows("sample_id IN (SELECT unnest(?::VARCHAR[]))", [[list(sample_ids)]])
+        rows = self._rows(reviews.NAMED, [*sample_ids])
         return [{name: value for name, value in row.items() if name != "rowid"} for row in rows]
 
     def file(self, sample_id: str) -> Place | None:
@@ -182,13 +178,12 @@ class Store:
             self._orders.popitem(last=False)
         return found
 
-    def _rows(self, condition: str, values: list[list[object]]) -> list[dict[str, Any]]:
-        """The rows of images where the condition holds, for each of the values of its ?."""
+    def _rows(self, condition: str, values: list[Any]) -> list[dict[str, Any]]:
+        """The rows of images where the condition holds, whose ? stands for these."""
         with manifest.attached(self.run) as con:
             names = ("rowid", "file", "row_in_file", *_COLUMNS)
             sql = f"SELECT {', '.join(names)} FROM numbered_images WHERE {condition}"
-            found = [row for some in values for row in con.execute(sql, some).fetchall()]
-            rows = [dict(zip(names, row, strict=True)) for row in found]
+            rows = [dict(zip(names, row, strict=True)) for row in con.execute(sql, [values]).fetchall()]
             keys = [row["duplicate_of"] or row["sample_id"] for row in rows]
             standing, copies = self._decisions(con, keys)
         for row, key in zip(rows, keys, strict=True):
