@@ -5,9 +5,10 @@ for which there is no room are decoded each time they are asked for. The files a
 mapped count as the process's memory, and reading at random maps most of a large cache before long.
 """
 
+import os
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack
-from functools import partial
+from functools import cached_property, partial
 from io import FileIO
 from pathlib import Path
 
@@ -146,12 +147,27 @@ def clear(folder: Path) -> None:
         old.unlink()
 
 
-def append(folder: Path, number: int, square: np.ndarray) -> Place:
-    """Keep one more square (s, s, 3) in file `number`, which no other process writes. Raises OSError."""
-    with pixel_file(folder, number).open("ab") as file:
-        offset = file.tell()
-        file.write(np.ascontiguousarray(square).data)
-    return number, len(square), offset
+class Filling:
+    """File `number` of squares while one process, and no other, fills it; it is there from the first square on."""
+
+    def __init__(self, folder: Path, number: int):
+        self.folder, self.number = folder, number
+
+    def append(self, square: np.ndarray) -> Place:
+        """Keep one more square (s, s, 3). Raises OSError."""
+        offset = self._stream.seek(0, os.SEEK_END)
+        left = np.ascontiguousarray(square).data.cast("B")
+        while left:
+            left = left[self._stream.write(left) :]
+        return self.number, len(square), offset
+
+    @cached_property
+    def _stream(self) -> FileIO:  # kept open: to open it for every square costs a fiftieth of decoding a photo
+        return pixel_file(self.folder, self.number).open("ab", buffering=0)
+
+    def __del__(self) -> None:
+        if "_stream" in self.__dict__:
+            self._stream.close()
 
 
 def resized(square: np.ndarray, side_px: int) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 Decoders written in C can crash, hang or eat the memory. Here such an item costs itself alone: its process is replaced,
 it is answered with `Failed`, and the other items go on. Items are handed out in small bunches, at most one bunch per
-process, so that a crawl of any size takes little memory; answers come back one by one, so that it is always known
-which item a process was working on.
+process, so that a crawl of any size takes little memory. Answers come back some at a time, for each message takes a
+core from a process at work; which item that is, a process counts in memory that the parent sees.
 """
 
 import contextlib
@@ -33,10 +33,11 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 BUNCH_S = 0.1  # a bunch of items should take this long: long beside a message, short beside the whole
 BUNCH_ITEMS = 64
 BUNCH_BYTES = 4 << 20
+MESSAGE_S = 0.05  # of answers goes into a message: what is done again where a process dies
 LEAST_BYTES, MOST_BYTES = 1 << 30, 4 << 30  # of memory for one process
 
 
-_to_parent: Connection | None = None  # in a process of the pool
+_to_parent: "_Answers | None" = None  # in a process of the pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +133,11 @@ class _Worker:
         self.who = who
         context = multiprocessing.get_context("spawn")
         self.pipe, far_end = context.Pipe()
-        self.process = context.Process(target=_serve, args=(far_end, start, number, memory_bytes), daemon=True)
-        self.handed: deque[Keyed] = deque()  # out and not answered; the first is being worked on
+        self.begun = context.RawValue("q")  # items that it has begun; it writes, we read
+        args = (far_end, self.begun, start, number, memory_bytes)
+        self.process = context.Process(target=_serve, args=args, daemon=True)
+        self.handed: deque[Keyed] = deque()  # out and not answered
+        self.answered = self.seen_begun = 0
         self.ready = self.gone = False
         self.given = 0
         self.given_at = self.heard_at = time.monotonic()
@@ -156,21 +160,22 @@ class _Worker:
         """What has come from this process since the last look, its end included."""
         try:
             while self.pipe.poll():
-                answer = self.pipe.recv()
-                self.heard_at = time.monotonic()
-                if not self.ready:
-                    self.ready = True
-                    continue
-                if isinstance(answer, Told):
-                    yield self.handed[0][0], answer
-                    continue
-                key, _ = self.handed.popleft()
-                if not self.handed:
-                    queue.learn(self.given, self.heard_at - self.given_at)
-                yield key, answer
+                message = self.pipe.recv()
+                self.ready, self.heard_at = True, time.monotonic()
+                for answer in message:
+                    if isinstance(answer, Told):
+                        yield self.handed[0][0], answer
+                        continue
+                    key, _ = self.handed.popleft()
+                    self.answered += 1
+                    if not self.handed:
+                        queue.learn(self.given, self.heard_at - self.given_at)
+                    yield key, answer
         except (EOFError, OSError):
             yield from self._bury(queue, self._cause())
         else:
+            if self.begun.value != self.seen_begun:
+                self.seen_begun, self.heard_at = self.begun.value, time.monotonic()
             if self.handed and time.monotonic() - self.heard_at > deadline_s:
                 yield from self._bury(queue, f"took longer than {deadline_s:g} s")
 
@@ -187,9 +192,12 @@ class _Worker:
         return f"{self.who} crashed (signal {-code})" if code and code < 0 else f"{self.who} ended (exit code {code})"
 
     def _bury(self, queue: _Queue, words: str) -> Iterator[Keyed]:
+        """End it: the item it was at is to blame; those before it, of which no word has come, are done again."""
         self.end()
         if self.handed:
-            key, _ = self.handed.popleft()
+            at = max(0, self.begun.value - self.answered - 1)
+            key, _ = self.handed[at]
+            del self.handed[at]
             queue.waiting.extendleft(reversed(self.handed))
             self.handed.clear()
             yield key, Failed(words)
@@ -210,21 +218,41 @@ def _attempt(function: Callable[[Any], Any], item: Any) -> Any:
         return Failed(f"{type(error).__name__}: {error}")
 
 
-def _serve(pipe: Connection, start: Start, number: int, memory_bytes: int | None) -> None:
+class _Answers:
+    """What a process has to say."""
+
+    def __init__(self, pipe: Connection):
+        self.pipe, self.kept, self.sent_at = pipe, list[Any](), time.monotonic()
+
+    def add(self, answer: Any) -> None:
+        self.kept.append(answer)
+        if time.monotonic() - self.sent_at > MESSAGE_S:
+            self.send()
+
+    def send(self, *more: Any) -> None:
+        """What is kept, and more."""
+        if self.kept or more:
+            self.pipe.send([*self.kept, *more])
+        self.kept, self.sent_at = [], time.monotonic()
+
+
+def _serve(pipe: Connection, begun: Any, start: Start, number: int, memory_bytes: int | None) -> None:
     """The life of a process: bunches in, answers out, until the pipe closes."""
     if sys.platform == "linux":  # a decoder that holds Python's lock keeps the thread below from running
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     global _to_parent  # noqa: PLW0603 - one pipe in the life of the process
-    _to_parent = pipe
+    _to_parent = answers = _Answers(pipe)
     function = start(number)
     if memory_bytes is not None:
         _limit_memory(memory_bytes)
     try:
-        pipe.send("ready")
+        pipe.send([])  # ready
         while True:
             for item in pipe.recv():
-                pipe.send(_attempt(function, item))
+                begun.value += 1
+                answers.add(_attempt(function, item))
+            answers.send()
     except (EOFError, OSError):
         return
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cleanweb import distributed, inspection, journal
+from cleanweb import distributed, inspection, journal, machine
 from cleanweb.errors import RunError
 from cleanweb.features import extract
 from cleanweb.records import Sample, silent
@@ -70,6 +70,7 @@ def extracted(file: Path) -> np.ndarray:
 
 def share_and_extract(folder: Path) -> None:
     """What the test below runs at every rank."""
+    machine.keep_freed_memory = (folder / f"keeps-{distributed.rank()}").touch  # type: ignore[assignment]
     with distributed.world() as tells:
         if not tells:
             return
@@ -115,6 +116,7 @@ def test_ranks_share_items_errors_and_features(tmp_path: Path):
     folder = tmp_path / "several"
     at_every_rank(share_and_extract, folder)
     assert {path.name for path in folder.glob("?-?")} == {"5-0", "6-1", "7-0"}
+    assert {path.name for path in folder.glob("keeps-?")} == {"keeps-1"}  # where a fit is told, fit itself sees to it
     np.testing.assert_array_equal(np.load(folder / "features.npy"), extracted(tmp_path / "alone.npy"))
 
 

@@ -10,6 +10,7 @@ from cleanweb import journal, pixelcache
 from cleanweb.errors import MachineError
 from cleanweb.images import inspect
 from cleanweb.journal import Journal
+from cleanweb.pixelcache import Filling
 from cleanweb.records import ImageFacts, Status, silent
 from tests.test_images import crawl
 
@@ -18,9 +19,9 @@ FACTS = ImageFacts(Status.OK, "", "PNG", 40, 30, 99, "ab" * 32, "cd" * 16, 2**64
 
 def filled(folder: Path, n: int, shard: int = 2) -> None:
     """n samples, so many a shard."""
-    book = Journal(folder, 4)
+    book, filling = Journal(folder, 4), Filling(folder, 0)
     for i in range(n):
-        book.add(i, replace(FACTS, width=i), pixelcache.append(folder, 0, np.full((4, 4, 3), i, np.uint8)))
+        book.add(i, replace(FACTS, width=i), filling.append(np.full((4, 4, 3), i, np.uint8)))
         if i % shard == shard - 1:
             book.flush()
     book.flush()

@@ -153,9 +153,9 @@ def _as_it_comes(run: Run) -> float:
 def _noise(folder: Path, n: int, side: int) -> PixelCache:
     """A cache of n pictures of noise: what they show is not the question here."""
     pixelcache.clear(folder)
-    rng, places = np.random.default_rng(0), pixelcache.Places()
+    rng, places, filling = np.random.default_rng(0), pixelcache.Places(), pixelcache.Filling(folder, 0)
     for i in range(n):
-        places[i] = pixelcache.append(folder, 0, rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
+        places[i] = filling.append(rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
     return PixelCache.save(folder, n, places)
 
 
