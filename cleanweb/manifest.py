@@ -11,8 +11,8 @@ that nothing has one spelling in SQL and in CSV. A lone surrogate (a file name t
 becomes its escape, `\\udcff`.
 
 Takes DataFrames, or rows that are made when they are written; gives files, rows or a DataFrame. Never keeps a file
-open, never decides anything. A million rows of images on 2 cores: 8 s to write once they are made (127,000 rows/s,
-`bench speed --only manifest`), and 1.4 s to make; DuckDB gets 128 MB, and 64 for each thread.
+open, never decides anything. A million rows of images on 2 cores: 7 s to write once they are made (139,000 rows/s,
+`bench speed --only manifest`); DuckDB gets 128 MB, and 64 for each thread, however many there are.
 
 How the file is opened, beside others who may want it, is in `database.py`.
 """

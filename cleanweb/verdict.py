@@ -19,9 +19,11 @@ Takes Scores, gives a Decision. Time n·c; room for twice the probabilities, on 
 (`scratch.py`), and memory for c·c flows.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from cleanweb import scratch
 from cleanweb.calibration import recalibrated
@@ -44,6 +46,7 @@ from cleanweb.twogroups import density_ratio, null_probability
 FEWEST = 10  # a class of fewer images is not judged: held out in folds, hardly one of it is left to learn from
 _SIGNIFICANT = 6.9  # nats: χ² with two degrees of freedom (temperature, weight), p = 0.001
 _WEIGHTS = np.linspace(0, 1, 11)  # of the neighbours in the blend
+_SHRINKAGE = 1e-3  # of correlations towards none: two signs that agree in everything are not opposed to each other
 _SURE = 0.9  # labels this likely wrong are the lower end of a noise rate, those not this likely right the upper
 
 
@@ -99,7 +102,7 @@ def by_evidence(scores: Scores) -> Opinion:
     likely = floor.label_right(np.ones(len(q)))
     right, wrong = given & (likely > 0.5), given & (likely <= 0.5)
     p_class, p_stray = np.ones(len(q)), np.zeros(len(q))
-    if right.any() and wrong.any():
+    if min(right.sum(), wrong.sum()) > 1:  # one has nothing in common with itself
         strange = strangeness(np.stack([floor.silence, company(scores, 1 - likely)]), right, wrong)
         groups = strange[wrong], 1 - likely[wrong], strange[right]  # of the wrong some may be right
         p_class = null_probability(*groups, at=strange)
@@ -230,10 +233,8 @@ def vote(neighbours: np.ndarray, similarity: np.ndarray, labels: np.ndarray, n_c
     """
     n = len(labels)
     votes, rows, total = scratch.zeros((n, n_classes), np.float32), np.arange(n), np.zeros(n)
-    for j in range(neighbours.shape[1]):
-        said = labels[neighbours[:, j]]
-        weight = np.where(said < 0, 0, np.maximum(similarity[:, j], 0))
-        votes[rows, said] += weight
+    for other, weight in _nearest(neighbours, similarity, labels):
+        votes[rows, labels[other]] += weight
         total += weight
     for block in blocks(n, n_classes):
         some, heard = votes[block], total[block] > 0
@@ -247,25 +248,29 @@ def company(scores: Scores, wrong: np.ndarray) -> np.ndarray:
     none. wrong (n,): P(label is wrong). Images of no class lie among their like, wherever in the feature space that is;
     those of a class lie among images of the class, however their own label came out."""
     found, total = np.zeros(len(wrong)), np.zeros(len(wrong))
-    for j in range(scores.neighbours.shape[1]):
-        other = scores.neighbours[:, j]
-        weight = np.where(scores.labels[other] < 0, 0, np.maximum(scores.similarity[:, j], 0))
+    for other, weight in _nearest(scores.neighbours, scores.similarity, scores.labels):
         found += weight * wrong[other]
         total += weight
     return found / np.maximum(total, 1e-9)
 
 
+def _nearest(
+    neighbours: np.ndarray, similarity: np.ndarray, labels: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Of every sample its nearest, its second nearest … (n,), and what each one's label weighs: its similarity (n,),
+    nothing where it has no label or is unlike."""
+    for j in range(neighbours.shape[1]):
+        other = neighbours[:, j]
+        yield other, np.where(labels[other] < 0, 0, np.maximum(similarity[:, j], 0))
+
+
 def strangeness(signs: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """One score (n,) of several signs (s, n), each the higher the stranger: their sum, weighted so that it best tells
-    samples with right labels from those with wrong ones (Fisher's linear discriminant). right, wrong (n,) bool. A sign
-    that would count backwards does not count; where none counts, all do alike."""
-    groups = signs[:, right], signs[:, wrong]
-    within = sum(np.cov(group, bias=True) * group.shape[1] for group in groups) / (right.sum() + wrong.sum())
-    spread = np.sqrt(np.diag(within)) + 1e-9
-    correlation = within / np.outer(spread, spread) + 1e-3 * np.eye(len(signs))  # two signs that agree are not one sign
-    weights = np.linalg.solve(correlation, (groups[1].mean(1) - groups[0].mean(1)) / spread).clip(0)
-    weights = weights if weights.any() else np.ones(len(signs))
-    return (weights / spread) @ signs
+    """One score (n,) of several signs (s, n), each the higher the stranger: their sum, weighted as tells samples with
+    right labels best from those with wrong ones. right, wrong (n,) bool, two or more of each. A sign that would count
+    backwards does not count; where none counts, all do alike."""
+    fisher = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=_SHRINKAGE)
+    weights = fisher.fit(signs[:, right | wrong].T, wrong[right | wrong]).coef_[0].clip(0)
+    return (weights if weights.any() else np.ones(len(signs))) @ signs
 
 
 def stray_probability(passing: np.ndarray, found: np.ndarray) -> np.ndarray:
