@@ -20,6 +20,7 @@ from torch import Tensor
 
 from cleanweb import checkpoint, distributed, machine, methods, scratch, workers
 from cleanweb.errors import CleanwebError, MachineError
+from cleanweb.labelnoise import blocks
 from cleanweb.network import SMALL, Backbone
 from cleanweb.records import Progress, silent
 from cleanweb.score import Features, believe
@@ -113,12 +114,13 @@ def cross_fit(way: Fitting, with_features: bool = True) -> tuple[Learned, method
     probs = scratch.zeros((n_images, task.n_classes), np.float32)  # each part into its place: copies would be large
     disagreement, features = np.zeros(n_images, np.float32), np.empty((n_images, 0), np.float32)
     with machine.threads(threads(task)):
-        if task.processes > 1 or (distributed.size() > 1 and recipe.pretrain != "self"):  # once, for all networks
+        if task.processes > 1 or distributed.size() > 1:
             _fit_all(way, with_features)
         for k in range(n):
             part, learner, records = _believed(way, k, with_features)
             mine = part["held_out"]
-            probs[mine] += part["probs"] / recipe.rounds
+            for rows in blocks(len(mine), task.n_classes):
+                probs[mine[rows]] += part["probs"][rows] / recipe.rounds
             disagreement[mine] += part["disagreement"] / recipe.rounds
             if k < recipe.folds:
                 if k == 0:
@@ -157,7 +159,7 @@ def _believed(
              records[0].loss, records[-1].loss, sum(r.seconds for r in records))  # fmt: skip
     if part is None:
         held_out = np.flatnonzero(mine)
-        believed = believe(learner.predict, way.views(held_out), with_features)
+        believed = believe(learner.predict, way.views(held_out), len(held_out), with_features)
         part = dict(zip(("probs", "disagreement", "features"), believed, strict=True)) | {"held_out": held_out}
         checkpoint.write_arrays(file, part)
     return part, learner, records

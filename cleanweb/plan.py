@@ -102,7 +102,7 @@ def _processes(settings: Settings, device: torch.device, backbone: Backbone, rec
     there is. work: images × epochs."""
     networks = recipe.folds * recipe.rounds
     small = backbone.name in FROM_SCRATCH and (settings.image_size or 0) <= SMALL_PX
-    if device.type != "cpu" or not small or recipe.pretrain is not None or work * networks < LEAST_WORK:
+    if device.type != "cpu" or not small or work * networks < LEAST_WORK:
         return 1
     return min(networks, machine.cores() if settings.workers is None else max(settings.workers, 1))
 

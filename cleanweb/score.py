@@ -29,21 +29,28 @@ class Features(Protocol):
 def believe(
     predict: Callable[[Tensor], tuple[Tensor, Tensor]],
     batches: Iterable[tuple[Tensor, ...]],
+    n: int,
     with_features: bool = True,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Predict every view of every batch: probabilities (n, c), in how many of the pairs of views the named classes
     differ (n,) and features (n, d), means over the views; float32.
 
-    `batches` gives, in order, tuples of v views, each (b, …). Without features these are (n, 0).
+    `batches` gives, in order, tuples of v views, each (b, …), of n images in all. Without features these are (n, 0).
     """
-    probs, disagreement, features = [], [], []
+    probs, features = np.empty((0, 0), np.float32), np.empty((0, 0), np.float32)
+    disagreement, done = np.zeros(n, np.float32), 0
     for views in batches:
         predictions = [in_parts(predict, view) for view in views]
-        probs.append(torch.stack([p for p, _ in predictions]).float().mean(0).cpu())
-        disagreement.append(view_disagreement(torch.stack([p.argmax(1) for p, _ in predictions]).cpu().numpy()))
+        p = torch.stack([p for p, _ in predictions]).float().mean(0).cpu().numpy()
         whole = torch.stack([f[:, : None if with_features else 0] for _, f in predictions])
-        features.append(whole.float().mean(0).cpu())
-    return torch.cat(probs).numpy(), np.concatenate(disagreement), torch.cat(features).numpy()
+        f = whole.float().mean(0).cpu().numpy()
+        if done == 0:
+            probs, features = (scratch.zeros((n, found.shape[1]), np.float32) for found in (p, f))
+        rows = slice(done, done + len(p))
+        named = torch.stack([p.argmax(1) for p, _ in predictions]).cpu().numpy()
+        probs[rows], features[rows], disagreement[rows] = p, f, view_disagreement(named)
+        done += len(p)
+    return probs, disagreement, features
 
 
 def view_disagreement(named: np.ndarray) -> np.ndarray:

@@ -38,6 +38,8 @@ class Full:
         self.learned: Network | None = None
 
     def learn(self) -> Learned:
+        if self.lesson.recipe.pretrain == "self":
+            self._pretrain_once()
         learned, learner = cross_fit(self)
         self.learned = copy.deepcopy(_of(Network, learner))
         return learned
@@ -62,6 +64,13 @@ class Full:
     def _network(self, model: TimmModel) -> Network:
         network = Network(model, self.task.backbone.pretrained).to(self.task.device)
         return network.to(memory_format=torch.channels_last)
+
+    def _pretrain_once(self) -> None:
+        """Before networks are fitted side by side: each of them goes on from what this leaves on the disk."""
+        with machine.threads(threads(replace(self.task, processes=1))):
+            torch.manual_seed(self.task.seed)
+            network = self._network(self.task.backbone.build(self.task.n_classes))
+            self._pretrain("self", self.task, network, 0, np.flatnonzero(self.task.labels >= 0))
 
     def _pretrain(self, kind: str, part: Task, network: Network, k: int, known: np.ndarray) -> None:
         """Without labels once, on all images; with labels in every fold, or it would see those it is to judge."""

@@ -19,7 +19,7 @@ from cleanweb.crossfit import Learned, Lesson, Task, cross_fit, folds
 from cleanweb.errors import MachineError, RunError
 from cleanweb.network import choose_backbone
 from cleanweb.records import silent
-from cleanweb.settings import RECIPES
+from cleanweb.settings import CONTRASTS, RECIPES
 from cleanweb.tune import Full
 from cleanweb.views import Pixels
 
@@ -87,6 +87,19 @@ def test_processes_change_nothing(alone: tuple[Learned, methods.Method], tmp_pat
     again, _ = cross_fit(way(tmp_path, 2))  # all is there
     assert_equal(again, learned)
     logging.getLogger("cleanweb").warning("what this process says has nobody to be told to")  # it raised here
+
+
+@pytest.mark.parametrize("kind", CONTRASTS)
+def test_after_contrastive_learning_too(kind: str, tmp_path: Path):
+    found = []
+    for processes in (1, 2):
+        said = list[tuple[str, int, int]]()
+        begun = way(tmp_path / str(processes), processes, progress=lambda *step, said=said: said.append(step))
+        begun.lesson = replace(begun.lesson, recipe=replace(begun.lesson.recipe, pretrain=kind, rounds=1))
+        found.append(begun.learn())
+        told = [done for stage, done, _ in said if stage == "pretrain"]
+        assert told == ([1, 2, 3] if kind == "self" else [1, 2, 3, 4, 5, 6])  # without labels once, for all networks
+    assert_equal(*found)
 
 
 def test_the_last_network_is_watched_here(alone: tuple[Learned, methods.Method], tmp_path: Path):

@@ -189,7 +189,7 @@ def test_networks_from_scratch_learn_from_few_images_in_several_rounds(n: int, r
         (SCRATCH, CPU, 5000, {}, 3),  # networks
         (SCRATCH, CPU, 50, {"epochs": 2}, 1),  # done before processes have started
         (SCRATCH, CPU, 1000, {"image_size": 224}, 1),
-        (SCRATCH, CPU, 1000, {"method": "codim"}, 1),  # pre-trained once for all
+        (SCRATCH, CPU, 1000, {"method": "codim"}, 2),  # networks, pre-trained once before
         (SCRATCH, CUDA, 1000, {}, 1),
         (PRETRAINED, CPU, 1000, {}, 1),
     ],

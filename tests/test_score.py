@@ -40,7 +40,7 @@ def toy(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def test_believe_averages_over_views():
     views = [torch.randn(10, generator=torch.Generator().manual_seed(k)) for k in range(3)]
     batches = [tuple(view[first : first + 4] for view in views) for first in (0, 4, 8)]
-    probs, disagreement, features = believe(toy, batches)
+    probs, disagreement, features = believe(toy, batches, 10)
     assert probs.shape == features.shape == (10, 2)
     assert probs.dtype == disagreement.dtype == features.dtype == np.float32
     each = torch.stack([toy(view)[0] for view in views])
@@ -51,12 +51,12 @@ def test_believe_averages_over_views():
 
 def test_believe_asks_for_every_view_once():
     calls = []
-    believe(lambda x: calls.append(len(x)) or toy(x), iter([(torch.zeros(4), torch.ones(4)), (torch.zeros(1),) * 2]))
+    believe(lambda x: calls.append(len(x)) or toy(x), iter([(torch.zeros(4), torch.ones(4)), (torch.zeros(1),) * 2]), 5)
     assert calls == [4, 4, 1, 1]
 
 
 def test_half_precision_predictions_become_float32():
-    probs, _, features = believe(lambda x: tuple(y.bfloat16() for y in toy(x)), [(torch.zeros(3),)])
+    probs, _, features = believe(lambda x: tuple(y.bfloat16() for y in toy(x)), [(torch.zeros(3),)], 3)
     assert probs.dtype == features.dtype == np.float32
 
 
