@@ -20,10 +20,11 @@ log = logging.getLogger(__name__)
 
 def write(file: Path, content: bytes | memoryview) -> None:
     """Keep `content`; what `file` held is kept too, as <name>.before. Raises MachineError where the disk refuses."""
-    _write(file, lambda stream: stream.write(content))
+    write_through(file, lambda stream: stream.write(content))
 
 
-def _write(file: Path, fill: Callable[[IO[bytes]], object]) -> None:
+def write_through(file: Path, fill: Callable[[IO[bytes]], object]) -> None:
+    """`write`, of what `fill` puts into the stream: it need not be in memory as a whole."""
     with atomic.writing(file) as draft:
         with draft.open("x+b") as stream:
             stream.write(bytes(_DIGEST_BYTES))
@@ -57,7 +58,7 @@ def _whole(file: Path) -> Path | None:
 
 def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """`write`, of named arrays."""
-    _write(file, lambda stream: np.savez(stream, **arrays))  # type: ignore[arg-type]  # any name for `allow_pickle`
+    write_through(file, lambda stream: np.savez(stream, **arrays))  # type: ignore[arg-type]  # any name for `allow_pickle`
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray] | None:

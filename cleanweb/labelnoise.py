@@ -30,7 +30,7 @@ def enough(n: int, c: int) -> np.ndarray:
 
 def warmed(probs: np.ndarray, temperature: float) -> np.ndarray:
     """Probabilities with their logarithms divided by a temperature: (n, c), rows sum to 1."""
-    found = np.empty_like(probs)
+    found = scratch.zeros(probs.shape, probs.dtype)
     for rows in blocks(*probs.shape):
         logs = np.log(np.maximum(probs[rows], 1e-9), dtype=float) / temperature
         heated = np.exp(logs - logs.max(1, keepdims=True))

@@ -180,9 +180,8 @@ def _epoch(method: Learner, batches: Batches, optimiser: torch.optim.Optimizer, 
 
 
 def _save(file: Path, method: Learner, optimiser: torch.optim.Optimizer, course: _Course) -> None:
-    stream = io.BytesIO()
-    torch.save({"method": method.state_dict(), "optimiser": optimiser.state_dict(), "course": asdict(course)}, stream)
-    checkpoint.write(file, stream.getbuffer())
+    state = {"method": method.state_dict(), "optimiser": optimiser.state_dict(), "course": asdict(course)}
+    checkpoint.write_through(file, lambda stream: torch.save(state, stream))
 
 
 def _resume(file: Path | None, method: Learner, optimiser: torch.optim.Optimizer) -> _Course:

@@ -25,9 +25,11 @@ Expected On 6,500 CIFAR-100 images (10 classes, 3 foreign, 20 % flips), cnn7, 10
 from collections.abc import Iterator
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cleanweb import scratch
 from cleanweb.divergence import js_divergence, kl_divergence
 from cleanweb.labelnoise import label_trust
 from cleanweb.methods import Batch, Batches, Loss
@@ -191,7 +193,7 @@ class AdaptiveJoSRC(JoSRC):
 
     def __init__(self, network: AnyNetwork, n_samples: int, n_classes: int, recipe: Recipe, epochs: int):
         super().__init__(network, n_samples, n_classes, recipe, epochs)
-        self.register_buffer("belief", torch.zeros(n_samples, n_classes))
+        self.register_buffer("belief", torch.from_numpy(scratch.zeros((n_samples, n_classes), np.float32)))
         self.register_buffer("labels", torch.zeros(n_samples, dtype=torch.int64))
 
     def epoch(self, t: int, batches: Batches) -> Iterator[Loss]:
