@@ -8,7 +8,7 @@ own, a thread or a few each, and torchrun's ranks share them.
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -49,6 +49,7 @@ class Task:
     processes: int  # that fit networks at the same time; 1: this one
     progress: Progress
     watch: methods.Watch = methods.unwatched  # of the folds only the last is watched, and then the classifier
+    certain: np.ndarray | None = None  # (n,) bool: labels that people have verified; None: there are none
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,10 @@ class Lesson:
     @property
     def method_class(self) -> methods.MethodClass:
         return methods.load(self.method, self.recipe_name)
+
+    @property
+    def refining_epochs(self) -> int:
+        return self.recipe.refining_epochs(self.epochs)
 
     @property
     def n_networks(self) -> int:
@@ -82,6 +87,7 @@ class Learned:
     features: Features  # (n, d)
     space: np.ndarray  # (n,) int64: which network's features these are; only those of one space can be compared
     epochs: list[EpochRecord]  # of the last fold
+    refining: list[EpochRecord] = field(default_factory=list)  # those that followed
 
 
 class Fitting(Protocol):

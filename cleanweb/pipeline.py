@@ -110,7 +110,7 @@ def _learn(
     )
     training = plan.training(settings, device, backbone, len(labels))
     task = Task(cache.only(scored).load, taught, len(classes), backbone, pixels, device, settings.seed, learning,
-                training.processes, progress, watch)  # fmt: skip
+                training.processes, progress, watch, seen != UNVERIFIED)  # fmt: skip
     for words in training.words:
         log.info(words)
     log.debug("to learn: %s; classifier: %s", training.recipe, training.classifier)
@@ -146,7 +146,9 @@ def _learn(
         "classes": judging.classes_table(verdicts, judged.noise),
         "transition_matrix": tables.transition_table(judged.flow, classes),
         "reliability": tables.reliability_table(judged.reliability),
-        "epochs": tables.epochs_table({"train": learned.epochs, "classifier": classifier_epochs}),
+        "epochs": tables.epochs_table(
+            {"train": learned.epochs, "refine": learned.refining, "classifier": classifier_epochs}
+        ),
         "runs": tables.runs_table(settings, crawl.root, mark, started, SCHEMA_VERSION, judged.noise),
         "reviews": judged.reviews,
         "audits": manifest.empty("audits"),  # an audit speaks of verdicts that are no more

@@ -75,7 +75,12 @@ def training(settings: Settings, device: torch.device, backbone: Backbone, n: in
     recipe = defaults.RECIPES[settings.recipe][size]
     recipe = replace(recipe, pretrain=pretrain, rounds=max(1, min(recipe.rounds, FEW_IMAGES // n)))
     own: dict[str, Any] = defaults.OF_METHOD.get(settings.method, {}).get(size, {})
+    if not getattr(methods.load(settings.method, settings.recipe), "refined", False):
+        own = {"refine": 0.0, **own}
     recipe = settings.changed(replace(recipe, **own))
+    if recipe.refine and tune == "head":
+        raise UsageError("--set refine goes on with whole networks, --tune head trains only the last layer. "
+                         "Use --tune full.")  # fmt: skip
     classifier = defaults.CLASSIFIER[size]
     epochs = settings.epochs or recipe.epochs
     classifier_epochs = min(classifier.epochs, epochs)
@@ -88,6 +93,8 @@ def training(settings: Settings, device: torch.device, backbone: Backbone, n: in
     ]
     if pretrain is not None:
         words.append(f"--pretrain {pretrain}: {epochs} epochs of contrastive learning before.")
+    if more := recipe.refining_epochs(epochs):
+        words.append(f"Then {more} epochs on labels that the networks set right for each other.")
     processes = _processes(settings, device, backbone, recipe, n * epochs)
     if processes > 1:
         words.append(f"{recipe.folds * recipe.rounds} networks, in {processes} processes at once.")

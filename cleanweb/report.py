@@ -160,6 +160,7 @@ def _curves(epochs: "pd.DataFrame") -> list[dict[str, object]]:
     """The lines there are points of."""
     noisy, final = "Learning from the noisy labels", "Learning from the final labels"
     wanted = [("train", "loss", noisy, "mean loss"), ("train", "n_clean", noisy, "images treated as clean"),
+              ("refine", "loss", "Learning from labels set right", "mean loss"),
               ("classifier", "loss", final, "mean loss")]  # fmt: skip
     found = []
     for stage, column, title, what in wanted:

@@ -80,7 +80,11 @@ TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("share_right", "DOUBLE NOT NULL", "Share of them whose given label is right"),
     ),
     "epochs": (
-        ("stage", "VARCHAR NOT NULL", "train: learning from the noisy labels; classifier: from the final labels"),
+        (
+            "stage",
+            "VARCHAR NOT NULL",
+            "train: learning from the noisy labels; refine: from them set right; classifier: from the final",
+        ),
         ("epoch", "INTEGER NOT NULL", "Epoch of the stage, as the training loop counts it"),
         ("loss", "DOUBLE", "Mean training loss; NULL where there was none"),
         ("tau", "DOUBLE", "Threshold above which a label counts as clean; NULL where the method has none"),
@@ -183,7 +187,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "classes": tuple(_SHARE.format(name) for name in _NOISE),
     "transition_matrix": ("images >= 0", _SHARE.format("p_given")),
     "reliability": (_SHARE.format("p_clean"), _SHARE.format("share_right")),
-    "epochs": ("stage IN ('train', 'classifier')",),
+    "epochs": ("stage IN ('train', 'refine', 'classifier')",),
     "runs": tuple(_SHARE.format(name) for name in _NOISE),
     "reviews": ("verdict <> 'unusable' AND (verdict = 'ood') = (label IS NULL)",),
     "audits": (

@@ -50,8 +50,13 @@ class Recipe:
     scale: float = 10.0  # s, Eq. 7
     tau_c: float = 0.75  # Eq. 12
     tau_m: float = 0.95  # Eq. 12
+    refine: float = 0.0  # epochs after them, on labels set right by what held-out networks make of them
     noise_rate: float | None = None  # share of wrong labels, for the methods that must be told
     pretrain: str | None = None  # contrastive, before the method: one of `CONTRASTS`
+
+    def refining_epochs(self, epochs: int) -> int:
+        """How many follow a run of that many epochs."""
+        return round(self.refine * epochs)
 
     def warmup_epochs(self, epochs: int) -> int:
         """t_w for a run of that many epochs, at least 1."""
@@ -61,8 +66,8 @@ class Recipe:
 # What `--set` can change in a recipe: these words, or numbers from … to …. The rest of a recipe has options of its own.
 _WORDS = {"optimiser": ("adam", "sgd"), "schedule": ("linear", "cosine")}
 _RANGES = {"lr": (0, 1000), "weight_decay": (0, 1000), "decay_from": (0, 1), "warmup": (0, 1), "epsilon": (0, 1),
-           "alpha": (0, 1), "omega": (0, 1), "folds": (1, 10), "rounds": (1, 10), "scale": (1e-6, 1e6), "tau_c": (0, 1),
-           "tau_m": (0, 1)}  # fmt: skip
+           "alpha": (0, 1), "omega": (0, 1), "folds": (1, 10), "rounds": (1, 10), "refine": (0, 10),
+           "scale": (1e-6, 1e6), "tau_c": (0, 1), "tau_m": (0, 1)}  # fmt: skip
 _OWN_OPTION = {"epochs": "--epochs", "batch_size": "--batch-size", "noise_rate": "--noise-rate",
                "pretrain": "--pretrain"}  # fmt: skip
 HYPERPARAMETERS = (*_WORDS, *_RANGES)
@@ -102,7 +107,7 @@ _PAPER = {
 # Head: little smoothing, since a linear head on frozen features has nothing to be kept from but its last percent.
 _AUTO = {
     "small": Recipe(40, 32, "adam", 1e-3, 1e-4, "linear", 0.4, 0.5, epsilon=0.3, alpha=0.5, omega=0.99,
-                    folds=3, rounds=3),
+                    folds=3, rounds=3, refine=0.5),
     "large": Recipe(20, 64, "sgd", 1e-2, 1e-4, "cosine", 0.0, 0.2, epsilon=0.3, alpha=0.5, omega=0.99,
                     folds=2),
     "head": Recipe(15, 128, "adam", 1e-3, 1e-2, "cosine", 0.0, 0.2, epsilon=0.1, alpha=0.5, omega=0.99,
@@ -116,6 +121,8 @@ _DIVIDEMIX = {
     "head": {"epochs": 10, "warmup": 0.2, "folds": 5},
 }
 OF_METHOD = {"dividemix": _DIVIDEMIX, "codim": _DIVIDEMIX}
+# Small networks, going on from what they have learned on labels that have been set right.
+REFINING = Recipe(10, 32, "adam", 5e-4, 1e-4, "cosine", 0.0, 0.0, epsilon=0.0, alpha=0.0, omega=0.99)
 # The classifier, retrained on the final labels; where all of the network was trained it goes on from there.
 CLASSIFIER = {
     "small": Recipe(10, 64, "adam", 5e-4, 1e-4, "cosine", 0.0, 0.0, epsilon=0.1, alpha=0.0, omega=0.99),

@@ -10,17 +10,19 @@ import copy
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cleanweb import machine, methods, pretrain
+from cleanweb import checkpoint, machine, methods, pretrain, score, verdict
 from cleanweb.crossfit import Learned, Lesson, Task, cross_fit, threads
 from cleanweb.features import FeatureBatches, MeanView, extract, moments
 from cleanweb.network import FeatureHead, Network, TimmModel
-from cleanweb.settings import Recipe
+from cleanweb.records import silent
+from cleanweb.refine import Refining
+from cleanweb.settings import REFINING, Recipe
 from cleanweb.train import EpochRecord, train
 from cleanweb.views import ImageBatches, loaded_side, strong, weak
 
@@ -41,6 +43,9 @@ class Full:
         if self.lesson.recipe.pretrain == "self":
             self._pretrain_once()
         learned, learner = cross_fit(self)
+        if self.lesson.refining_epochs:
+            refined, learner = cross_fit(self._refined(learned))
+            learned = replace(refined, epochs=learned.epochs, refining=refined.epochs)
         self.learned = copy.deepcopy(_of(Network, learner))
         return learned
 
@@ -86,6 +91,21 @@ class Full:
         pretrain.pretrain(kind, network, batches, recipe, epochs, task.folder / name, task.progress)
         network.pretrained = True  # a second network of its kind keeps it
 
+    def _refined(self, learned: Learned) -> "Refined":
+        """Going on from what has been learned, on the labels that it sets right."""
+        task = replace(self.task, folder=self.task.folder / "refined", watch=methods.unwatched)
+
+        def targets() -> dict[str, np.ndarray]:
+            scores = score.score(learned.probs, learned.disagreement, learned.features, learned.space, task.labels,
+                                 task.device)  # fmt: skip
+            if task.certain is not None:
+                scores.verified[task.certain] = task.labels[task.certain]
+            return {"targets": verdict.set_right(scores)}
+
+        task.folder.mkdir(exist_ok=True)
+        checkpoint.once(task.folder / Refined.TARGETS, targets)
+        return Refined(task, self.lesson)
+
     def _train(
         self, task: Task, lesson: Lesson, network: Network, known: np.ndarray, labels: np.ndarray, name: str
     ) -> tuple[methods.Method, list[EpochRecord]]:
@@ -114,6 +134,28 @@ class Full:
             views = [torch.from_numpy(task.load(chunk, size)).to(task.device)]
             views += [view(images, size, generator) for view in (weak, weak, strong, strong)]
             yield tuple(task.pixels.normalise(view) for view in views)
+
+
+class Refined(Full):
+    """Networks that go on from where `Full` left them, on labels that those which never saw them have set right."""
+
+    TARGETS: ClassVar[str] = "targets.npz"
+
+    def __init__(self, task: Task, lesson: Lesson):
+        super().__init__(task, lesson)
+        stored = checkpoint.read_arrays(task.folder / self.TARGETS)
+        assert stored is not None, "whoever asks for this has left them there"
+        self.targets = torch.from_numpy(stored["targets"])
+        self.begun = Full(replace(task, folder=task.folder.parent), lesson)
+
+    def fit(self, part: Task, k: int, known: np.ndarray) -> tuple[methods.Method, list[EpochRecord]]:
+        learner, _ = self.begun.fit(replace(part, folder=self.begun.task.folder, progress=silent), k, known)
+        network, task, lesson = _of(Network, learner).requires_grad_(True), _stage(part, "refine"), self.lesson
+        recipe = replace(REFINING, batch_size=lesson.recipe.batch_size)
+        refining = Refining(network, self.targets[known], recipe.omega).to(task.device)
+        batches = self._batches(task, known, task.labels[known], Refining.views, recipe.batch_size)
+        file = task.folder / f"{lesson.name(k)}.pt"
+        return refining, train(refining, batches, recipe, lesson.refining_epochs, file, task.progress)
 
 
 class Head:

@@ -158,6 +158,20 @@ def _floor(q: np.ndarray, labels: np.ndarray, given: np.ndarray) -> _Floor:
     return _Floor(of_given, own, usual, of_label, share, passing, silence, q.argmax(1))
 
 
+def set_right(scores: Scores) -> np.ndarray:
+    """Labels to learn from once more, as far as each thing is believed: the given class, the other ones, and all alike
+    where a sample shows none. (n, c) float32, rows sum to 1; of samples without a given label they mean nothing."""
+    opinion, labels = by_evidence(scores), scores.labels
+    opinion.p[:, opinion.unjudged] = [[1], [0], [0]]  # their label is all there is
+    _heed_people(scores, opinion)
+    (p_clean, p_id, p_ood), targets = opinion.p, _others(opinion, labels)
+    c, given = targets.shape[1], np.flatnonzero(labels >= 0)
+    for rows in blocks(*targets.shape):
+        targets[rows] = p_id[rows, None] * targets[rows] + p_ood[rows, None] / c
+    targets[given, labels[given]] += p_clean[given]
+    return targets.astype(np.float32, copy=False)
+
+
 def kind(scores: Scores) -> np.ndarray:
     """What a person has seen, as a verdict: (n,) 0 clean, 1 ID, 2 OOD; means nothing where nobody has looked."""
     return np.where(scores.verified == NO_CLASS, 2, np.where(scores.verified == scores.labels, 0, 1))
@@ -316,10 +330,7 @@ def reliability(scores: Scores, opinion: Opinion) -> np.ndarray:
 def _conclude(scores: Scores, opinion: Opinion, of_people: np.ndarray) -> Decision:
     labels, p, best = scores.labels, opinion.p, opinion.best
     rows = np.arange(len(labels))
-    others = opinion.share  # it is not needed any more
-    others[rows[labels >= 0], labels[labels >= 0]] = 0
-    for block in blocks(*others.shape):
-        others[block] /= np.maximum(others[block].sum(1, keepdims=True), 1e-12)
+    others = _others(opinion, labels)
     confidence = p[best, rows] * np.where(best == 1, others.max(1), 1)
     flow = expected_flow(labels, p, others)
     judged = bool(((labels >= 0) & ~opinion.unjudged).any())  # else labels are believed, and nothing is known of them
@@ -339,6 +350,17 @@ def _conclude(scores: Scores, opinion: Opinion, of_people: np.ndarray) -> Decisi
         reliability=of_people,
         reason=list(np.where(scores.verified == UNVERIFIED, reason, "verified by a person")),
     )
+
+
+def _others(opinion: Opinion, labels: np.ndarray) -> np.ndarray:
+    """Which other class than the given one each sample shows, if it shows one: (n, c), rows sum to 1. Takes the place
+    of the opinion's shares."""
+    given = np.flatnonzero(labels >= 0)
+    others = opinion.share
+    others[given, labels[given]] = 0
+    for block in blocks(*others.shape):
+        others[block] /= np.maximum(others[block].sum(1, keepdims=True), 1e-12)
+    return others
 
 
 def expected_flow(labels: np.ndarray, p: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("the story", {"pipeline", "retagging", "exporting", "modelexport", "prediction", "doctor"}),
     ("what is there", {"inspection"}),
     ("ways to learn", {"tune", "plan"}),
-    ("what they start from", {"features", "pretrain", "crossfit", "cachefolder"}),
+    ("what they start from", {"features", "pretrain", "refine", "crossfit", "cachefolder"}),
     ("what people decided", {"carried"}),
     ("the blind page", {"audit/page"}),
     ("what is shown", {"summary", "report", "modelcard", "review", "review/*", "views"}),
@@ -56,7 +56,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
 
 # Which files may import these at module level. Elsewhere they are imported where they are needed, or not at all.
 TENSORS = {"methods", "methods/*", "divergence", "neighbours", "network", "smallloss", "mixmatch", "contrastive",
-           "pretrain", "machine", "distributed",
+           "pretrain", "refine", "machine", "distributed",
            "views", "features", "train", "tune", "crossfit", "plan", "score", "pipeline", "prediction", "modelexport",
            "bench/trial", "bench/speed", "bench/ranks",
            "bench/rivals", "bench/webvision"}  # fmt: skip

@@ -36,7 +36,8 @@ def test_the_machine_and_the_crawl_choose(backbone, device, n: int, tune: str, s
     training = plan.training(settings(recipe=recipe), device, backbone, n)
     assert training.tune == tune
     rounds = RECIPES[recipe][size].rounds if n < plan.FEW_IMAGES else 1
-    assert training.recipe == replace(RECIPES[recipe][size], rounds=rounds)
+    refine = RECIPES[recipe][size].refine if recipe == "auto" else 0
+    assert training.recipe == replace(RECIPES[recipe][size], rounds=rounds, refine=refine)
     assert training.classifier == CLASSIFIER[size]
     assert training.epochs == training.recipe.epochs
     assert training.classifier_epochs <= training.classifier.epochs
@@ -178,6 +179,21 @@ def test_networks_from_scratch_learn_from_few_images_in_several_rounds(n: int, r
     assert plan.training(settings(), CPU, PRETRAINED, n).recipe.rounds == 1
     assert plan.training(settings(recipe="paper"), CPU, SCRATCH, n).recipe.rounds == 1
     assert plan.training(settings(hyperparameters={"rounds": 5}), CPU, SCRATCH, n).recipe.rounds == 5
+
+
+def test_networks_from_scratch_go_on_after_learning():
+    def training(backbone: Backbone = SCRATCH, **asked) -> plan.Training:
+        return plan.training(settings(**asked), CPU, backbone, 5000)
+
+    assert training().recipe.refining_epochs(40) == 20
+    assert "Then 20 epochs on labels that the networks set right for each other." in training().words
+    for asked in ({"recipe": "paper"}, {"recipe": "snc"}, {"method": "standard"}, {"hyperparameters": {"refine": 0}}):
+        assert not training(**asked).recipe.refine
+        assert not any("set right" in line for line in training(**asked).words)
+    assert training(method="standard", hyperparameters={"refine": 1}).recipe.refining_epochs(40) == 40
+    assert not training(PRETRAINED).recipe.refine
+    with pytest.raises(UsageError, match="--tune full"):
+        training(PRETRAINED, hyperparameters={"refine": 1})
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,18 @@ from cleanweb import labelnoise
 from cleanweb.labelnoise import surprise, warmed
 from cleanweb.neighbours import nearest
 from cleanweb.records import NO_CLASS, UNVERIFIED, Decision, Scores, Target, Verdict
-from cleanweb.verdict import FEWEST, aimed, belief, by_evidence, company, decide, noise_rates, strangeness, vote
+from cleanweb.verdict import (
+    FEWEST,
+    aimed,
+    belief,
+    by_evidence,
+    company,
+    decide,
+    noise_rates,
+    set_right,
+    strangeness,
+    vote,
+)
 
 KINDS = [Verdict.CLEAN, Verdict.RELABELED, Verdict.OOD]
 PAPER = {"epsilon": 0.6, "tau": 0.95}
@@ -87,6 +98,29 @@ def test_a_decision_never_contradicts_itself(rule: dict | None, scores: Scores):
     assert (relabeled == (d.suggested >= 0)).all()
     assert (d.suggested < scores.probs.shape[1]).all()
     assert (d.suggested[given_labels] != scores.labels[given_labels]).all()
+
+
+@given(scores=anything(), seed=st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_labels_that_are_set_right_are_probabilities_and_what_is_verified_is_certain(scores: Scores, seed: int):
+    verified = np.where(np.random.default_rng(seed).random(len(scores.labels)) < 0.3, scores.labels, UNVERIFIED)
+    targets = set_right(replace(scores, verified=np.where(scores.labels < 0, UNVERIFIED, verified)))
+    labels = scores.labels
+    assert targets.dtype == np.float32
+    assert ((targets >= 0) & (targets <= 1 + 1e-5)).all()
+    np.testing.assert_allclose(targets[labels >= 0].sum(1), 1, atol=1e-5)
+    seen = (labels >= 0) & (verified != UNVERIFIED)
+    np.testing.assert_array_equal(targets[seen], np.eye(targets.shape[1])[labels[seen]])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_labels_that_are_set_right_are_nearer_to_the_truth(seed: int):
+    scores, truth, kind = crawl(seed, 6, 0.3, 0.2)
+    targets, given = set_right(scores), np.eye(6)[scores.labels]
+    true = np.where((kind == 2)[:, None], 1 / 6, np.eye(6)[truth])
+    for k in range(3):
+        distances = [np.abs(said - true)[kind == k].sum(1).mean() for said in (targets, given)]
+        assert distances[0] < (0.2 if k == 0 else 0.5 * distances[1])
 
 
 def test_a_sure_prediction_of_the_given_label_is_never_relabeled_to_it():

@@ -183,10 +183,12 @@ class AdaptiveJoSRC(JoSRC):
     - The partition is soft: ỹ = trust·y + (1 − trust)·q. The teacher's q is flat where it is undecided, so that
       OOD samples get the nearly uniform target of Eq. 7 without being named in training.
     - The views are turned, scaled and relit besides cropped and flipped, since crawls are small.
+    - A network from scratch goes on afterwards, on labels that those which never saw them have set right (`refine.py`).
     - ρ = 1: the unbounded reward for disagreement on OOD samples is gone.
     """
 
     views: ClassVar[tuple[str, ...]] = ("strong", "strong")
+    refined: ClassVar[bool] = True  # what it has learned is worth going on from (`refine.py`)
     belief: Tensor  # (n, c), the running predictions
     labels: Tensor  # (n,) int64
     momentum = 0.7  # of a sample's running prediction, over epochs: about the last three count
