@@ -28,7 +28,12 @@ def write_through(file: Path, fill: Callable[[IO[bytes]], object]) -> None:
     with atomic.writing(file) as draft:
         with draft.open("x+b") as stream:
             stream.write(bytes(_DIGEST_BYTES))
-            fill(stream)
+            try:
+                fill(stream)
+            except RuntimeError as error:  # so torch says that the disk has refused
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
             digest = _digest(stream)
             stream.seek(0)
             stream.write(digest)

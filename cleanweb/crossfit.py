@@ -49,7 +49,8 @@ class Task:
     processes: int  # that fit networks at the same time; 1: this one
     progress: Progress
     watch: methods.Watch = methods.unwatched  # of the folds only the last is watched, and then the classifier
-    certain: np.ndarray | None = None  # (n,) bool: labels that people have verified; None: there are none
+    given: np.ndarray | None = None  # (n,) labels as the crawl has them; None: those that are learned from
+    verified: np.ndarray | None = None  # (n,) as in Scores; None: nobody has looked
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,11 +106,13 @@ def _learn(
     seen = np.where(decided == UNVERIFIED, verified, decided)
     taught = np.where(seen == UNVERIFIED, labels, seen)  # of no class: teaches nothing
     learning = unfinished.learning(
-        fingerprint_of_all((facts[i].pixel_digest, int(of)) for i, of in zip(scored, taught, strict=True))
+        fingerprint_of_all(
+            (facts[i].pixel_digest, int(given), int(of)) for i, given, of in zip(scored, labels, seen, strict=True)
+        )
     )
     training = plan.training(settings, device, backbone, len(labels))
     task = Task(cache.only(scored).load, taught, len(classes), backbone, pixels, device, settings.seed, learning,
-                training.processes, progress, watch, seen != UNVERIFIED)  # fmt: skip
+                training.processes, progress, watch, labels, seen)  # fmt: skip
     for words in training.words:
         log.info(words)
     log.debug("to learn: %s; classifier: %s", training.recipe, training.classifier)

@@ -43,6 +43,8 @@ def network(settings: Settings, device: torch.device) -> tuple[Backbone, Pixels]
     if settings.tune == "head" and not backbone.pretrained:
         raise UsageError(f"--tune head needs a pretrained backbone, and {backbone.name} starts from scratch: its "
                          "frozen features say nothing. Use --tune full, or another --backbone.")  # fmt: skip
+    if backbone.pretrained and settings.hyperparameters.get("refine"):
+        raise UsageError(f"--set refine is for networks that start from scratch, and {backbone.name} is pretrained.")
     config = backbone.config()
     size = settings.image_size or config["input_size"][-1]
     return backbone, Pixels(size, tuple(config["mean"]), tuple(config["std"]))
@@ -78,9 +80,8 @@ def training(settings: Settings, device: torch.device, backbone: Backbone, n: in
     if not getattr(methods.load(settings.method, settings.recipe), "refined", False):
         own = {"refine": 0.0, **own}
     recipe = settings.changed(replace(recipe, **own))
-    if recipe.refine and tune == "head":
-        raise UsageError("--set refine goes on with whole networks, --tune head trains only the last layer. "
-                         "Use --tune full.")  # fmt: skip
+    if recipe.folds == 1 and "refine" not in settings.hyperparameters:
+        recipe = replace(recipe, refine=0.0)  # it would believe what it remembers
     classifier = defaults.CLASSIFIER[size]
     epochs = settings.epochs or recipe.epochs
     classifier_epochs = min(classifier.epochs, epochs)

@@ -1,5 +1,5 @@
-"""Learning once more, from labels that have been set right (`verdict.set_right`): what networks that never saw a label
-make of it is taught in its place, the flat target where they take the image for one of no class.
+"""Learning once more, from labels that have been set right (`verdict.set_right`): what networks that were not taught a
+label make of it is taught in its place, the flat target where they take the image for one of no class.
 
 The labels a network remembers are those it was taught; so it is taught better ones, by the others. Pseudo-labels of
 self-training (Xie et al., CVPR 2020, https://arxiv.org/abs/1911.04252), here of networks that were cross-fitted.
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cleanweb.methods import Batches, Loss
 from cleanweb.mixmatch import soft_cross_entropy
-from cleanweb.network import MeanTeacher, Network, predicted
+from cleanweb.network import AnyNetwork, MeanTeacher, Network, predicted
 
 
 class Refining(nn.Module):
@@ -21,7 +21,7 @@ class Refining(nn.Module):
     views: ClassVar[tuple[str, ...]] = ("strong",)
 
     def __init__(self, network: Network, targets: Tensor, omega: float):
-        """targets (n, c) of the training samples; rows sum to 1."""
+        """targets (n, c) of the training samples, where the network is; rows sum to 1."""
         super().__init__()
         self.network, self.targets = network, targets
         self.teacher = MeanTeacher(network, omega)
@@ -30,14 +30,11 @@ class Refining(nn.Module):
         self.train()
         for batch in batches:
             logits, _ = self.network(batch.views[0])
-            targets = self.targets[batch.indices.cpu()].to(logits.device)
-            yield Loss(soft_cross_entropy(logits, targets))
+            yield Loss(soft_cross_entropy(logits, self.targets[batch.indices]))
             self.teacher.update(self.network)
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return predicted(self.trained(), images)
 
-    def trained(self) -> Network:
-        network = self.teacher.network
-        assert isinstance(network, Network), "as it was given"
-        return network
+    def trained(self) -> AnyNetwork:
+        return self.teacher.network

@@ -50,6 +50,7 @@ def believe(
         named = torch.stack([p.argmax(1) for p, _ in predictions]).cpu().numpy()
         probs[rows], features[rows], disagreement[rows] = p, f, view_disagreement(named)
         done += len(p)
+    assert done == n, "every image once"
     return probs, disagreement, features
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cleanweb import checkpoint, machine, methods, pretrain, score, verdict
+from cleanweb import atomic, checkpoint, machine, methods, pretrain, score, verdict
 from cleanweb.crossfit import Learned, Lesson, Task, cross_fit, threads
 from cleanweb.features import FeatureBatches, MeanView, extract, moments
 from cleanweb.network import FeatureHead, Network, TimmModel
@@ -44,6 +44,7 @@ class Full:
             self._pretrain_once()
         learned, learner = cross_fit(self)
         if self.lesson.refining_epochs:
+            del learner  # with what it remembers of every image
             refined, learner = cross_fit(self._refined(learned))
             learned = replace(refined, epochs=learned.epochs, refining=refined.epochs)
         self.learned = copy.deepcopy(_of(Network, learner))
@@ -94,15 +95,17 @@ class Full:
     def _refined(self, learned: Learned) -> "Refined":
         """Going on from what has been learned, on the labels that it sets right."""
         task = replace(self.task, folder=self.task.folder / "refined", watch=methods.unwatched)
+        given = task.labels if task.given is None else task.given
 
         def targets() -> dict[str, np.ndarray]:
-            scores = score.score(learned.probs, learned.disagreement, learned.features, learned.space, task.labels,
-                                 task.device)  # fmt: skip
-            if task.certain is not None:
-                scores.verified[task.certain] = task.labels[task.certain]
-            return {"targets": verdict.set_right(scores)}
+            scores = score.score(
+                learned.probs, learned.disagreement, learned.features, learned.space, given, task.device
+            )
+            seen = scores.verified if task.verified is None else task.verified
+            return {"targets": verdict.set_right(replace(scores, verified=seen))}
 
-        task.folder.mkdir(exist_ok=True)
+        atomic.make_folder(task.folder)
+        atomic.remove_drafts(task.folder)
         checkpoint.once(task.folder / Refined.TARGETS, targets)
         return Refined(task, self.lesson)
 
@@ -149,10 +152,10 @@ class Refined(Full):
         self.begun = Full(replace(task, folder=task.folder.parent), lesson)
 
     def fit(self, part: Task, k: int, known: np.ndarray) -> tuple[methods.Method, list[EpochRecord]]:
-        learner, _ = self.begun.fit(replace(part, folder=self.begun.task.folder, progress=silent), k, known)
-        network, task, lesson = _of(Network, learner).requires_grad_(True), _stage(part, "refine"), self.lesson
+        task, lesson, begun = _stage(part, "refine"), self.lesson, replace(part, folder=self.begun.task.folder)
+        network = _of(Network, self.begun.fit(replace(begun, progress=silent), k, known)[0]).requires_grad_(True)
         recipe = replace(REFINING, batch_size=lesson.recipe.batch_size)
-        refining = Refining(network, self.targets[known], recipe.omega).to(task.device)
+        refining = Refining(network, self.targets[known].to(task.device), recipe.omega).to(task.device)
         batches = self._batches(task, known, task.labels[known], Refining.views, recipe.batch_size)
         file = task.folder / f"{lesson.name(k)}.pt"
         return refining, train(refining, batches, recipe, lesson.refining_epochs, file, task.progress)

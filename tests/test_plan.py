@@ -181,7 +181,7 @@ def test_networks_from_scratch_learn_from_few_images_in_several_rounds(n: int, r
     assert plan.training(settings(hyperparameters={"rounds": 5}), CPU, SCRATCH, n).recipe.rounds == 5
 
 
-def test_networks_from_scratch_go_on_after_learning():
+def test_networks_from_scratch_go_on_after_learning(monkeypatch: pytest.MonkeyPatch):
     def training(backbone: Backbone = SCRATCH, **asked) -> plan.Training:
         return plan.training(settings(**asked), CPU, backbone, 5000)
 
@@ -192,8 +192,10 @@ def test_networks_from_scratch_go_on_after_learning():
         assert not any("set right" in line for line in training(**asked).words)
     assert training(method="standard", hyperparameters={"refine": 1}).recipe.refining_epochs(40) == 40
     assert not training(PRETRAINED).recipe.refine
-    with pytest.raises(UsageError, match="--tune full"):
-        training(PRETRAINED, hyperparameters={"refine": 1})
+    assert not training(hyperparameters={"folds": 1}).recipe.refine
+    monkeypatch.setattr(plan, "choose_backbone", lambda *_: PRETRAINED)
+    with pytest.raises(UsageError, match="start from scratch"):
+        plan.network(settings(hyperparameters={"refine": 1}), CPU)
 
 
 @pytest.mark.parametrize(

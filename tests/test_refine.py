@@ -12,6 +12,7 @@ from cleanweb import checkpoint, machine, network
 from cleanweb.crossfit import folds
 from cleanweb.methods import Batch, Batches
 from cleanweb.network import Network
+from cleanweb.records import NO_CLASS, UNVERIFIED
 from cleanweb.refine import Refining
 from cleanweb.tune import Full, Refined
 from tests.test_crossfit import CLASSES, N, assert_equal, way
@@ -71,14 +72,17 @@ def test_who_is_judged_was_not_taught(tmp_path: Path):
 
 
 def test_what_people_have_verified_is_taught(tmp_path: Path):
-    certain = np.arange(N) % 4 == 0
-    full = refining(tmp_path, certain=certain)
-    full.learn()
+    given = np.arange(N) % CLASSES
+    verified = np.where(np.arange(N) % 4 == 0, (given + 1) % CLASSES, UNVERIFIED)
+    verified[:9:8] = NO_CLASS
+    taught = np.where(verified == UNVERIFIED, given, verified)
+    refining(tmp_path, labels=taught, given=given, verified=verified).learn()
     [targets] = checkpoint.read_arrays(tmp_path / "refined" / Refined.TARGETS).values()
     assert targets.shape == (N, CLASSES)
-    np.testing.assert_allclose(targets[full.task.labels >= 0].sum(1), 1, rtol=1e-5)
-    certain &= full.task.labels >= 0
-    np.testing.assert_array_equal(targets[certain], np.eye(CLASSES)[full.task.labels[certain]])
+    np.testing.assert_allclose(targets.sum(1), 1, rtol=1e-5)
+    of_class, of_none = verified >= 0, verified == NO_CLASS
+    np.testing.assert_array_equal(targets[of_class], np.eye(CLASSES)[verified[of_class]])
+    np.testing.assert_allclose(targets[of_none], 1 / CLASSES, rtol=1e-6)
 
 
 def test_it_learns_the_targets_and_not_the_labels():

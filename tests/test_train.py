@@ -4,6 +4,7 @@ import errno
 import io
 import math
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -431,6 +432,19 @@ def test_a_checkpoint_that_cannot_be_finished_leaves_the_last_one(tmp_path: Path
         train(Scripted(), batches, recipe(), 2, file)
     assert file.read_bytes() == before
     assert {p.name for p in tmp_path.iterdir()} == {"train.pt", "train.pt.before"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems end the process")
+def test_a_disk_that_is_full_in_the_middle_of_a_checkpoint_is_told_of(tmp_path: Path):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        with pytest.raises(MachineError, match=r"train\.pt: File too large"):
+            train(Scripted(), batches, recipe(), 1, tmp_path / "train.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_records_are_plain_numbers():

@@ -114,8 +114,12 @@ def test_labels_that_are_set_right_are_probabilities_and_what_is_verified_is_cer
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_labels_that_are_set_right_are_nearer_to_the_truth(seed: int):
+@pytest.mark.parametrize("seen", [0, 0.2])
+def test_labels_that_are_set_right_are_nearer_to_the_truth(seed: int, seen: float):
     scores, truth, kind = crawl(seed, 6, 0.3, 0.2)
+    looked = np.random.default_rng(seed).random(len(truth)) < seen
+    verified = np.where(looked, np.where(kind == 2, NO_CLASS, truth), UNVERIFIED)
+    scores, kind = replace(scores, verified=verified), np.where(looked, -1, kind)  # judged by the others
     targets, given = set_right(scores), np.eye(6)[scores.labels]
     true = np.where((kind == 2)[:, None], 1 / 6, np.eye(6)[truth])
     for k in range(3):
