@@ -156,8 +156,7 @@ class Accuracies:
     """Watches training: the test accuracy of the last epochs, in a file, so that an interruption loses none of them.
 
     'train' is the network that learns from the noisy labels, the one which is believed (a mean teacher, or the first of
-    two), of the last fold where there are folds; 'classifier' goes on from it on the final labels, refined where the recipe
-    says so.
+    two), of the last fold where there are folds; 'classifier' goes on from it (refined, maybe) on the final labels.
     """
 
     def __init__(self, trial: Trial, test: CleanImages):
