@@ -98,7 +98,7 @@ class Unfinished:
         it was."""
         folder, file = self.path / "learning", self.path / "learning" / "mark"
         if folder.exists() and not (file.exists() and file.read_text(encoding="utf-8") == mark):
-            log.warning("The images are not what they were when learning began: it begins again.")
+            log.warning("What there is to learn is not what it was when learning began: it begins again.")
             self._throw_away(folder)
         folder.mkdir(exist_ok=True)
         atomic.remove_drafts(folder)
