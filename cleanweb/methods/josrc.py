@@ -8,8 +8,8 @@ Symbols  p, p_prime (n, c): the student's predictions of the two views; q, q_pri
 
 Expected On 6,500 CIFAR-100 images (10 classes, 3 foreign, 20 % flips), cnn7, 10 epochs, one seed: macro-F1 of clean,
          ID, OOD 49.7 as printed; more in bench/EXPERIMENTS.md. On 10,000 (16 classes, 4 foreign), cnn5, 40 epochs, seed
-         0, macro-F1 and the classifier's accuracy: with 20 % flips `auto` 72.8, 74.6 % and `paper` 51.6, 68.6 %, with
-         50 % flips 67.1, 66.4 % and 53.8, 61.4 % (bench/results/
+         0, macro-F1 and the classifier's accuracy: with 20 % flips `auto`, still without `refine.py`, 72.8, 74.6 % and
+         `paper` 51.6, 68.6 %, with 50 % flips 67.1, 66.4 % and 53.8, 61.4 % (bench/results/
          scaled-sym20-0-josrc-auto-cnn5-full-40-154838.json, scaled-sym20-0-josrc-paper-cnn5-full-40-922091.json,
          scaled-sym50-0-josrc-auto-cnn5-full-40-bc02e8.json, scaled-sym50-0-josrc-paper-cnn5-full-40-352e37.json).
 
