@@ -50,7 +50,7 @@ class Recipe:
     scale: float = 10.0  # s, Eq. 7
     tau_c: float = 0.75  # Eq. 12
     tau_m: float = 0.95  # Eq. 12
-    refine: float = 0.0  # epochs after them, on labels set right by what held-out networks make of them
+    refine: float = 0.0  # of the epochs, that many more: on labels set right by what held-out networks make of them
     noise_rate: float | None = None  # share of wrong labels, for the methods that must be told
     pretrain: str | None = None  # contrastive, before the method: one of `CONTRASTS`
 

@@ -140,7 +140,7 @@ class Full:
 
 
 class Refined(Full):
-    """Networks that go on from where `Full` left them, on labels that those which never saw them have set right."""
+    """Networks that go on from where `Full` left them, on labels that those not taught them have set right."""
 
     TARGETS: ClassVar[str] = "targets.npz"
 
