@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cleanweb import checkpoint, distributed, machine, methods, scratch, workers
+from cleanweb import checkpoint, distributed, machine, malloc, methods, scratch, workers
 from cleanweb.errors import CleanwebError, MachineError
 from cleanweb.labelnoise import blocks
 from cleanweb.network import SMALL, Backbone
@@ -251,7 +251,7 @@ def _begin(
 ) -> Callable[[int], CleanwebError | None]:
     """In a process of its own: the function that fits the k-th network there."""
     torch.set_num_threads(threads)
-    machine.keep_freed_memory()
+    malloc.keep_freed()
     ours = logging.getLogger("cleanweb")
     ours.setLevel(level)
     ours.addHandler(_Teller())

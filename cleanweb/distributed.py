@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from cleanweb import machine
+from cleanweb import malloc
 from cleanweb.errors import CleanwebError
 
 _PATIENCE = timedelta(days=30)  # rank 0 may read a crawl and look for copies for long
@@ -52,7 +52,7 @@ def world() -> Iterator[bool]:
         return
     dist.init_process_group("gloo", store=_store(), rank=rank(), world_size=size(), timeout=_PATIENCE)
     if rank() > 0:
-        machine.keep_freed_memory()  # `fit` asks for it only where the story is told
+        malloc.keep_freed()  # `fit` asks for it only where the story is told
         while (job := _said(None)) is not None:
             work, items = job
             _done(work, items)

@@ -1,10 +1,8 @@
-"""What this machine offers: the device, the precision it really speeds up, threads, and memory that is kept."""
+"""What this machine offers: the device, the precision it really speeds up, and threads."""
 
 import contextlib
-import ctypes
 import functools
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -12,8 +10,6 @@ import torch
 from torch import Tensor
 
 from cleanweb.errors import MachineError
-
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc malloc.h
 
 
 def choose_device(name: str) -> torch.device:
@@ -64,28 +60,6 @@ def _product_seconds(dtype: torch.dtype) -> float:
         x @ x
         seconds.append(time.perf_counter() - started)
     return min(seconds)
-
-
-def keep_freed_memory() -> None:
-    """Ask glibc to keep freed blocks: training frees and takes the same tens of megabytes every step, and fresh
-    pages cost more than the arithmetic in them (cnn7, batch 128, two AVX2 cores: the step takes half the time)."""
-    _ask_glibc({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 64 * 2**20})
-
-
-def return_freed_memory() -> None:
-    """Ask glibc to do as it does unasked: large blocks go back to the system when they are freed. And now, all."""
-    _ask_glibc({_M_MMAP_MAX: 65536, _M_TRIM_THRESHOLD: 128 * 2**10, _M_TOP_PAD: 128 * 2**10}, trim=True)
-
-
-def _ask_glibc(options: dict[int, int], trim: bool = False) -> None:
-    if sys.platform != "linux":
-        return
-    with contextlib.suppress(OSError, AttributeError):  # another C library (musl)
-        libc = ctypes.CDLL("libc.so.6")
-        for option, value in options.items():
-            libc.mallopt(option, value)
-        if trim:
-            libc.malloc_trim(0)
 
 
 def out_of_memory(error: BaseException) -> bool:

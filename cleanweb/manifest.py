@@ -108,6 +108,7 @@ def _draft(folder: Path, frames: dict[str, Rows], location: str | None) -> None:
                 continue
             for rows in typed_parts(name, frame):
                 _insert(con, name, rows)
+                del rows  # before the next ones are made
         _check_names(con)
         _check_duplicates(con)
         guarded = _GUARDED if location is None else _GUARDED.replace("FROM images", f"FROM {_IN_ORDER}")
@@ -152,6 +153,7 @@ def _write_parts(folder: Path, images: Rows, location: str) -> int:
             con.execute(f"CREATE TABLE part ({definition('images')})")
             for rows in typed_parts("images", images, start, start + parts.ROWS):
                 _insert(con, "images", rows, "part")
+                del rows
             con.execute(f"COPY (SELECT {start} + rowid AS place, * FROM part ORDER BY rowid) TO {quoted(name)} "
                         "(FORMAT parquet, COMPRESSION zstd)")  # fmt: skip
             con.execute("DROP TABLE part")

@@ -14,6 +14,7 @@ from cleanweb import (
     inspection,
     judging,
     machine,
+    malloc,
     manifest,
     modelcard,
     plan,
@@ -93,7 +94,7 @@ def _learn(
     facts, cache = inspection.inspect(samples, place, side, settings.workers, progress, room)
     cache.again = cachefolder.Again(samples, side)
     known = Crawled(samples, facts, *inspection.copies_among(samples, facts, cache, unfinished.path))
-    machine.return_freed_memory()  # the many small lists of copies lie scattered
+    malloc.return_freed()  # the many small lists of copies lie scattered
     scored = inspection.to_score(samples, facts, known.kept)
     classes, labels = inspection.encode([samples[i].given_label for i in scored])
     log.info("%d pictures of %d classes to learn from and score", len(scored), len(classes))
@@ -117,9 +118,10 @@ def _learn(
         log.info(words)
     log.debug("to learn: %s; classifier: %s", training.recipe, training.classifier)
     lesson = Lesson(settings.method, settings.recipe, training.recipe, training.epochs)
-    machine.keep_freed_memory()
+    malloc.keep_freed()
     learner = tune.TUNES[training.tune](task, lesson)
     learned = learner.learn()
+    malloc.return_freed()
     scores = Scores(**checkpoint.once(
         learning / "scores.npz",
         lambda: score.score(
@@ -138,11 +140,12 @@ def _learn(
     final = verdicts.rows["final_label"][scored].astype(np.int64)
     classifier_epochs: list[train.EpochRecord] = []
     if (final >= 0).any():
+        malloc.keep_freed()
         model, classifier_epochs = learner.retrain(final, training.classifier, training.classifier_epochs)
         save_classifier(model, results.classifier, classes, pixels.size_px)
 
     # what we hand over
-    machine.return_freed_memory()  # nothing is trained any more
+    malloc.return_freed()  # nothing is trained any more
     made = {
         "images": judging.Images(known, verdicts, [changed, replaced]),
         "classes": judging.classes_table(verdicts, judged.noise),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cleanweb import carried, judging, manifest, report, tables
+from cleanweb import carried, judging, malloc, manifest, report, tables
 from cleanweb.errors import UsageError
 from cleanweb.records import Progress, Scores, Target, silent
 from cleanweb.runfolder import Outcome, RunFolder
@@ -26,6 +26,7 @@ def retag(
     still holds, and what they decided in review. Raises RunError where there is no run or another process writes there,
     UsageError where the labels do not fit the crawl.
     """
+    malloc.return_freed()
     folder = RunFolder(path)
     manifest.read(folder.path, "runs")  # where there is no run nothing is made
     # no decision of a person may fall between reading and writing

@@ -35,6 +35,6 @@ def density_ratio(observed: np.ndarray, weight: np.ndarray, null: np.ndarray, at
     return seen / (1 - seen)
 
 
-def null_probability(observed: np.ndarray, weight: np.ndarray, null: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """P(null | s) at scores `at`: in [0, 1], not rising in s. observed, weight (n,), null (m,)."""
-    return np.clip(null_share(observed, weight, null) / density_ratio(observed, weight, null, at), 0, 1)
+def null_probability(share: float, ratio: np.ndarray) -> np.ndarray:
+    """P(null | s) = π₀ / (f(s) / f₀(s)): (n,) in [0, 1], of the `null_share` and the `density_ratio` (n,)."""
+    return np.clip(share / ratio, 0, 1)

@@ -41,12 +41,13 @@ from cleanweb.labelnoise import (
     warmed_given,
 )
 from cleanweb.records import NO_CLASS, UNVERIFIED, Decision, Scores, Target, Verdict
-from cleanweb.twogroups import density_ratio, null_probability
+from cleanweb.twogroups import density_ratio, null_probability, null_share
 
 FEWEST = 10  # a class of fewer images is not judged: held out in folds, hardly one of it is left to learn from
 _SIGNIFICANT = 6.9  # nats: χ² with two degrees of freedom (temperature, weight), p = 0.001
 _WEIGHTS = np.linspace(0, 1, 11)  # of the neighbours in the blend
 _SHRINKAGE = 1e-3  # of correlations towards none: two signs that agree in everything are not opposed to each other
+_NUMBERS = 32  # for every image that the two groups are read off: see `enough`
 _SURE = 0.9  # labels this likely wrong are the lower end of a noise rate, those not this likely right the upper
 
 
@@ -97,21 +98,7 @@ def by_evidence(scores: Scores) -> Opinion:
     q, labels = belief(scores), np.maximum(scores.labels, 0)
     given, unjudged = scores.labels >= 0, np.zeros(len(q), bool)
     floor = _floor(q, labels, given)
-    # An image that surely shows a class leaves no room for that class as a wrong label; one that shows none does. First
-    # all images are taken to show one, which tells right from wrong well enough to see which do not.
-    likely = floor.label_right(np.ones(len(q)))
-    right, wrong = given & (likely > 0.5), given & (likely <= 0.5)
-    p_class, p_stray = np.ones(len(q)), np.zeros(len(q))
-    if min(right.sum(), wrong.sum()) > 1:  # one has nothing in common with itself
-        strange = strangeness(np.stack([floor.silence, company(scores, 1 - likely)]), right, wrong)
-        groups = strange[wrong], 1 - likely[wrong], strange[right]  # of the wrong some may be right
-        p_class = null_probability(*groups, at=strange)
-        per_right = (1 - likely[wrong]).sum() / right.sum() * density_ratio(*groups, at=strange[right])
-        p_stray[right] = stray_probability(floor.passing[right], per_right * (1 - p_class[right]))
-    p_clean = floor.label_right(p_class)
-    p_id, p_ood = (1 - p_clean) * p_class, (1 - p_clean) * (1 - p_class)
-    excess = np.maximum(p_clean - (1 - p_stray), 0)
-    p = np.stack([p_clean - excess, p_id, p_ood + excess])
+    p = _probabilities(scores, floor, given)
     known = known_classes(floor.predicted[given], floor.given[given], labels[given], q.shape[1])
     unjudged[given] = ~known[labels[given]]
     judged = given & ~unjudged
@@ -121,6 +108,39 @@ def by_evidence(scores: Scores) -> Opinion:
     # of what cannot be judged no more is known than what holds on average; where nothing can, labels are believed
     p[:, unjudged] = p[:, judged].mean(1, keepdims=True) if judged.any() else [[1.0], [0.0], [0.0]]
     return Opinion(p, floor.share, np.where(unjudged, 0, p.argmax(0)), unjudged, unseen)
+
+
+def _probabilities(scores: Scores, floor: "_Floor", given: np.ndarray) -> np.ndarray:
+    """Of clean, ID, OOD: (3, n). given (n,) bool: which have a label.
+
+    An image that surely shows a class leaves no room for that class as a wrong label; one that shows none does. First
+    all images are taken to show one, which tells right from wrong well enough to see which do not.
+    """
+    likely = floor.label_right(np.ones(len(given)))
+    right, wrong = given & (likely > 0.5), given & (likely <= 0.5)
+    p_class, p_stray = _groups(scores, floor, likely, right, wrong)
+    p_clean = floor.label_right(p_class)
+    excess = np.maximum(p_clean - (1 - p_stray), 0)
+    return np.stack([p_clean - excess, (1 - p_clean) * p_class, (1 - p_clean) * (1 - p_class) + excess])
+
+
+def _groups(
+    scores: Scores, floor: "_Floor", likely: np.ndarray, right: np.ndarray, wrong: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """P(image shows one of the classes | its label is wrong), and P(none | right): (n,), (n,). likely (n,): P(label is
+    right) as it seems first; right, wrong (n,) bool: those it seems of. Both are read off some hundred thousand."""
+    heard = np.zeros(len(likely), bool)
+    heard[enough(len(likely), _NUMBERS)] = True
+    nulls, others = right & heard, wrong & heard
+    if min(nulls.sum(), others.sum()) < 2:  # one has nothing in common with itself
+        return np.ones(len(likely)), np.zeros(len(likely))
+    strange = strangeness(np.stack([floor.silence, company(scores, 1 - likely)]), nulls, others)
+    groups = strange[others], 1 - likely[others], strange[nulls]  # of the wrong some may be right
+    ratio, p_stray = density_ratio(*groups, at=strange), np.zeros(len(likely))
+    p_class = null_probability(null_share(*groups), ratio)
+    per_right = (1 - likely[wrong]).sum() / right.sum() * ratio[right]
+    p_stray[right] = stray_probability(floor.passing[right], per_right * (1 - p_class[right]))
+    return p_class, p_stray
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cleanweb import distributed, inspection, journal, machine
+from cleanweb import distributed, inspection, journal, malloc
 from cleanweb.errors import RunError
 from cleanweb.features import extract
 from cleanweb.records import Sample, silent
@@ -70,7 +70,7 @@ def extracted(file: Path) -> np.ndarray:
 
 def share_and_extract(folder: Path) -> None:
     """What the test below runs at every rank."""
-    machine.keep_freed_memory = (folder / f"keeps-{distributed.rank()}").touch  # type: ignore[assignment]
+    malloc.keep_freed = (folder / f"keeps-{distributed.rank()}").touch  # type: ignore[assignment]
     with distributed.world() as tells:
         if not tells:
             return

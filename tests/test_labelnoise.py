@@ -22,7 +22,7 @@ from cleanweb.labelnoise import (
     warmed,
     warmed_given,
 )
-from cleanweb.twogroups import null_probability, null_share
+from cleanweb.twogroups import density_ratio, null_probability, null_share
 
 
 def rows(seed: int, n: int, c: int, alpha: float = 0.5) -> np.ndarray:
@@ -269,7 +269,12 @@ def share_of_null(observed: np.ndarray, null: np.ndarray) -> float:
 
 
 def p_of_null(observed: np.ndarray, null: np.ndarray, at: np.ndarray) -> np.ndarray:
-    return null_probability(observed, np.ones(len(observed)), null, at)
+    return weighted_p_of_null(observed, np.ones(len(observed)), null, at)
+
+
+def weighted_p_of_null(observed: np.ndarray, weight: np.ndarray, null: np.ndarray, at: np.ndarray) -> np.ndarray:
+    groups = observed, weight, null
+    return null_probability(null_share(*groups), density_ratio(*groups, at))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -324,7 +329,7 @@ def test_a_score_of_weight_two_counts_as_two():
     observed, null, times = scores(0, 200, 1), scores(1, 300), rng.integers(1, 4, 200)
     repeated = np.repeat(observed, times)
     assert null_share(observed, times.astype(float), null) == pytest.approx(share_of_null(repeated, null))
-    p = null_probability(observed, times.astype(float), null, at=observed)
+    p = weighted_p_of_null(observed, times.astype(float), null, at=observed)
     np.testing.assert_allclose(p, p_of_null(repeated, null, at=observed), atol=1e-9)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cleanweb import atomic, manifest, schema, spreadsheet
+from cleanweb import atomic, frames, manifest, parts, schema, spreadsheet
 from cleanweb.errors import MachineError, RunError, UsageError
 from cleanweb.records import Verdict
 
@@ -187,6 +188,38 @@ def test_columns_are_the_contract(run):
 def test_any_duckdb_since_1_0_opens_it(run):
     tags = rows(run, "SELECT tags FROM duckdb_databases() WHERE NOT internal")[0][0]
     assert "v1.0.0" in tags["storage_version"]
+
+
+class OnePartAtATime:
+    """Rows of images; of the parts that were made of them, none may be left when the next are."""
+
+    def __init__(self, images: pd.DataFrame):
+        self.images, self.made = images, list[weakref.ref]()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: slice) -> pd.DataFrame:
+        assert all(made() is None for made in self.made)
+        return self.images[rows]
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_one_part_of_the_images_is_in_memory_at_a_time(split: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(frames, "_PART", 2)
+    monkeypatch.setattr(parts, "wanted", lambda n, asked: parts.FOLDER if split else None)
+    made = tables({}, {}, {}, {}, {})
+    images, insert = OnePartAtATime(made["images"]), manifest._insert
+
+    def noted(con: duckdb.DuckDBPyConnection, table: str, rows: pd.DataFrame, into: str | None = None) -> None:
+        if table == "images":
+            images.made.append(weakref.ref(rows))
+        insert(con, table, rows, into)
+
+    monkeypatch.setattr(manifest, "_insert", noted)
+    manifest.write(tmp_path, made | {"images": images})
+    assert len(images.made) == 3
+    assert len(manifest.read(tmp_path, "images")) == 5
 
 
 def test_views_partition_the_images(run):

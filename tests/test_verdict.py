@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import f1_score
 
-from cleanweb import labelnoise
+from cleanweb import labelnoise, verdict
 from cleanweb.labelnoise import surprise, warmed
 from cleanweb.neighbours import nearest
 from cleanweb.records import NO_CLASS, UNVERIFIED, Decision, Scores, Target, Verdict
@@ -373,6 +373,17 @@ def test_foreign_images_that_look_like_each_other_are_found_by_their_company(see
     scores = make_scores(given, probs, near.astype(np.int32), np.ones(near.shape, np.float32))
     d = decide(scores)
     assert f1_score(truth == NO_CLASS, kinds(d) == 2) > 0.75
+
+
+@pytest.mark.parametrize("c", CLASSES)
+def test_the_two_groups_are_read_off_some_of_many(c: int, monkeypatch: pytest.MonkeyPatch):
+    scores, _, kind = crawl(0, c, 0.2, 0.2)
+    whole = decide(scores)
+    monkeypatch.setattr(verdict, "_NUMBERS", 3 * labelnoise._ENOUGH // len(kind))  # a third
+    some = decide(scores)
+    assert not np.array_equal(some.p_ood, whole.p_ood)
+    assert (kinds(some) == kinds(whole)).mean() > 0.93
+    assert f1_score(kind, kinds(some), average="macro") > f1_score(kind, kinds(whole), average="macro") - 0.05
 
 
 # --- what is asked for, and what people have seen -------------------------------------------------------------------

@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cleanweb import features, images, machine, manifest, methods, pixelcache, readers
+from cleanweb import features, images, machine, malloc, manifest, methods, pixelcache, readers
 from cleanweb.bench.record import Result, commit, hardware, versions
 from cleanweb.methods import Batch, Batches
 from cleanweb.network import AnyNetwork, Network, TimmModel
@@ -38,7 +38,7 @@ from cleanweb.views import ImageBatches, Pixels, loaded_side
 from cleanweb.writers.parquet import store
 
 CLASSES, BATCH = 10, 128
-_DECODED = 1500  # files at least: to start processes takes as long as to decode some hundred
+_DECODED = 6000  # files at least: to start processes takes as long as to decode some hundred
 _CIFAR = Pixels(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 _IMAGENET = Pixels(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 Run = Callable[[], float]  # does it once; items a second
@@ -143,11 +143,11 @@ def _epoch(learner: methods.Method, batches: Batches, recipe: Recipe, n: int, de
 
 def _as_it_comes(run: Run) -> float:
     """With the C library's own ideas of what to do with freed memory."""
-    machine.return_freed_memory()
+    malloc.return_freed()
     try:
         return run()
     finally:
-        machine.keep_freed_memory()
+        malloc.keep_freed()
 
 
 def _noise(folder: Path, n: int, side: int) -> PixelCache:
@@ -357,7 +357,7 @@ def parts(device: torch.device, rounds: int, photos: Path | None, n_rows: int, s
 
 def measure(chosen: Mapping[str, Part], device: torch.device, said: Callable[[str], None]) -> Result:
     """These figures, and what they were measured on."""
-    machine.keep_freed_memory()
+    malloc.keep_freed()
     found = {}
     for name, part in chosen.items():
         said(name)
