@@ -4,8 +4,10 @@ import logging
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
+import torch
 
 from cleanweb import (
     cachefolder,
@@ -26,7 +28,7 @@ from cleanweb import (
     tune,
     views,
 )
-from cleanweb.crossfit import Lesson, Task
+from cleanweb.crossfit import Learned, Lesson, Task
 from cleanweb.errors import CrawlError, UsageError
 from cleanweb.known import Crawled
 from cleanweb.methods import Watch, unwatched
@@ -121,14 +123,8 @@ def _learn(
     malloc.keep_freed()
     learner = tune.TUNES[training.tune](task, lesson)
     learned = learner.learn()
+    scores = replace(_scored(learned, labels, device, learning), verified=verified)
     malloc.return_freed()
-    scores = Scores(**checkpoint.once(
-        learning / "scores.npz",
-        lambda: score.score(
-            learned.probs, learned.disagreement, learned.features, learned.space, labels, device
-        ).arrays(),
-    ))  # fmt: skip
-    scores = replace(scores, verified=verified)
     results = unfinished.results
     results.save_scores(scored, scores, classes, training.rule)
 
@@ -145,15 +141,15 @@ def _learn(
         save_classifier(model, results.classifier, classes, pixels.size_px)
 
     # what we hand over
-    malloc.return_freed()  # nothing is trained any more
+    stages = {"train": learned.epochs, "refine": learned.refining, "classifier": classifier_epochs}
+    del task, learner, learned, scores, labels, verified, decided, seen, taught, final  # some 70 bytes an image
+    malloc.return_freed()
     made = {
         "images": judging.Images(known, verdicts, [changed, replaced]),
         "classes": judging.classes_table(verdicts, judged.noise),
         "transition_matrix": tables.transition_table(judged.flow, classes),
         "reliability": tables.reliability_table(judged.reliability),
-        "epochs": tables.epochs_table(
-            {"train": learned.epochs, "refine": learned.refining, "classifier": classifier_epochs}
-        ),
+        "epochs": tables.epochs_table(stages),
         "runs": tables.runs_table(settings, crawl.root, mark, started, SCHEMA_VERSION, judged.noise),
         "reviews": judged.reviews,
         "audits": manifest.empty("audits"),  # an audit speaks of verdicts that are no more
@@ -165,6 +161,17 @@ def _learn(
     note = [f"{len(changed):,} files have changed or vanished since they were read: see their note."] * bool(changed)
     told = carried.heeded(people, settings.trusted)
     unfinished.complete([*crawl.notes, *told, *note, *training.words])
+
+
+def _scored(learned: Learned, labels: np.ndarray, device: torch.device, learning: Path) -> Scores:
+    """What is believed of every image, gathered once. labels (n,), −1 where none is given."""
+
+    def gather() -> dict[str, np.ndarray]:
+        return score.score(
+            learned.probs, learned.disagreement, learned.features, learned.space, labels, device
+        ).arrays()
+
+    return Scores(**checkpoint.once(learning / "scores.npz", gather))
 
 
 def _handed_over(unfinished: Unfinished, progress: Progress) -> Outcome:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cleanweb import atomic
+from cleanweb import atomic, scratch
 from cleanweb.errors import RunError
 
 Place = tuple[int, int, int]  # number of the file, side in pixels, offset in bytes
@@ -43,7 +43,7 @@ class PixelCache:
     @classmethod
     def save(cls, folder: Path, n: int, places: "Places") -> "PixelCache":
         """The cache of n samples whose squares `append` has put at `places`: its index, written whole or not at all."""
-        index = np.zeros(n, _PLACE)
+        index = scratch.zeros(n, _PLACE)
         known = places.index[:n]
         index[: len(known)] = known
         with atomic.writing(folder / "index.npy") as draft, draft.open("xb") as file:
@@ -53,7 +53,9 @@ class PixelCache:
     def only(self, indices: np.ndarray) -> "PixelCache":
         """The cache of these samples alone (m,), numbered from 0."""
         again = None if self.again is None else partial(_again_among, self.again, indices)
-        return PixelCache(self.folder, self.index[indices], again)
+        index = scratch.zeros(len(indices), _PLACE)
+        index[:] = self.index[indices]
+        return PixelCache(self.folder, index, again)
 
     def side(self, i: int) -> int:
         """The stored side of sample i in pixels; 0 where it has none."""
