@@ -142,7 +142,7 @@ def _learn(
 
     # what we hand over
     stages = {"train": learned.epochs, "refine": learned.refining, "classifier": classifier_epochs}
-    del task, learner, learned, scores, labels, verified, decided, seen, taught, final  # some 70 bytes an image
+    del task, learner, learned, scores, labels, verified, decided, seen, taught, final  # numbers for every image
     malloc.return_freed()
     made = {
         "images": judging.Images(known, verdicts, [changed, replaced]),

@@ -53,9 +53,7 @@ class PixelCache:
     def only(self, indices: np.ndarray) -> "PixelCache":
         """The cache of these samples alone (m,), numbered from 0."""
         again = None if self.again is None else partial(_again_among, self.again, indices)
-        index = scratch.zeros(len(indices), _PLACE)
-        index[:] = self.index[indices]
-        return PixelCache(self.folder, index, again)
+        return PixelCache(self.folder, scratch.copied(self.index[indices]), again)
 
     def side(self, i: int) -> int:
         """The stored side of sample i in pixels; 0 where it has none."""

@@ -142,7 +142,7 @@ def _epoch(learner: methods.Method, batches: Batches, recipe: Recipe, n: int, de
 
 
 def _as_it_comes(run: Run) -> float:
-    """With the C library's own ideas of what to do with freed memory."""
+    """With large blocks of memory that go back to the system when they are freed."""
     malloc.return_freed()
     try:
         return run()
