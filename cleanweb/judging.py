@@ -34,6 +34,11 @@ class Verdicts:
     reasons: list[str]
     n_classes: int
 
+    @property
+    def classes(self) -> list[str]:
+        """Their names."""
+        return self.names[: self.n_classes]
+
     def counts(self) -> dict[str, int]:
         """How many rows got each verdict."""
         found = np.bincount(self.rows["verdict"], minlength=len(_VERDICTS)).tolist()
@@ -211,7 +216,7 @@ def classes_table(verdicts: Verdicts, noise: np.ndarray) -> pd.DataFrame:
         counts[verdict] = _count(verdicts.given[verdicts.rows["verdict"] == verdict], c)
     rates = pd.DataFrame(noise[:c], columns=["noise_rate", "noise_low", "noise_high"])
     return pd.DataFrame({
-        "label": pd.Series(verdicts.names[:c], dtype=object),
+        "label": pd.Series(verdicts.classes, dtype=object),
         "images": counts.sum(0),
         "clean": counts[_CLEAN],
         "relabeled_away": counts[_RELABELED],

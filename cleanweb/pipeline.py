@@ -2,7 +2,7 @@
 
 import logging
 from contextlib import ExitStack, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,7 +32,9 @@ from cleanweb.crossfit import Learned, Lesson, Task
 from cleanweb.errors import CrawlError, UsageError
 from cleanweb.known import Crawled
 from cleanweb.methods import Watch, unwatched
-from cleanweb.network import save_classifier
+from cleanweb.network import Backbone, save_classifier
+from cleanweb.packed import Samples
+from cleanweb.pixelcache import PixelCache
 from cleanweb.records import UNVERIFIED, Progress, Scores, silent
 from cleanweb.report import write_if_possible
 from cleanweb.resuming import Unfinished, fingerprint_of
@@ -63,8 +65,10 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
                 return _copied(run, settings.copy_to)
         folder.refuse_finished(settings.fresh)  # another process may have come first
         try:
+            device = machine.choose_device(settings.device)
+            network = plan.network(settings, device)
             with ExitStack() as held:
-                _learn(settings, crawl, unfinished, held, progress, watch)
+                _learn(_Job(settings, crawl, unfinished, held, device, *network, progress, watch))
         except (CrawlError, UsageError):
             if unfinished.is_new:  # there is nothing worth going on from
                 unfinished.discard()
@@ -72,13 +76,25 @@ def fit(settings: Settings, progress: Progress = silent, watch: Watch = unwatche
         return _copied(_handed_over(unfinished, progress), settings.copy_to)
 
 
-def _learn(
-    settings: Settings, crawl: readers.Crawl, unfinished: Unfinished, held: ExitStack, progress: Progress, watch: Watch
-) -> None:
-    """The whole story, until its results are complete in the unfinished run. held: what is locked until then."""
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What a run was asked for, and what there is to do it with."""
+
+    settings: Settings
+    crawl: readers.Crawl
+    unfinished: Unfinished
+    held: ExitStack  # what is locked until its results are complete
+    device: torch.device
+    backbone: Backbone
+    pixels: views.Pixels
+    progress: Progress
+    watch: Watch
+
+
+def _learn(job: _Job) -> None:
+    """The whole story, until its results are complete in the unfinished run."""
+    settings, crawl, unfinished = job.settings, job.crawl, job.unfinished
     started = datetime.now(UTC)
-    device = machine.choose_device(settings.device)
-    backbone, pixels = plan.network(settings, device)
     samples = unfinished.begin(settings, crawl.samples)
     if not unfinished.has_learned():
         carried.remember(RunFolder(unfinished.run), unfinished.earlier)
@@ -86,81 +102,87 @@ def _learn(
     mark = fingerprint_of(settings, samples, people)
     log.info("%d samples in %s; run %s in %s", len(samples), crawl.root, mark, unfinished.run)
 
-    # what is there
-    side = views.loaded_side(pixels.size_px)
-    room = None if settings.cache_size is None else int(settings.cache_size * cachefolder.GB)
-    if settings.cache_dir is None:
-        place = unfinished.pixels
-    else:
-        place = held.enter_context(cachefolder.kept(settings.cache_dir, samples, side, room))
-    facts, cache = inspection.inspect(samples, place, side, settings.workers, progress, room)
-    cache.again = cachefolder.Again(samples, side)
-    known = Crawled(samples, facts, *inspection.copies_among(samples, facts, cache, unfinished.path))
-    malloc.return_freed()  # the many small lists of copies lie scattered
-    scored = inspection.to_score(samples, facts, known.kept)
-    classes, labels = inspection.encode([samples[i].given_label for i in scored])
-    log.info("%d pictures of %d classes to learn from and score", len(scored), len(classes))
-    inspection.refuse_too_many(len(scored), len(classes))
-
-    # what the labels teach, and what the model then believes of every image
-    verified = trusted_classes(people, known.kept, scored, classes)
-    reviews = carried.over(unfinished.earlier, samples, crawl.root, classes)
-    decided = carried.seen_classes(reviews, known, scored, classes)
-    seen = np.where(decided == UNVERIFIED, verified, decided)
-    taught = np.where(seen == UNVERIFIED, labels, seen)  # of no class: teaches nothing
-    learning = unfinished.learning(
-        fingerprint_of_all(
-            (facts[i].pixel_digest, int(given), int(of)) for i, given, of in zip(scored, labels, seen, strict=True)
-        )
-    )
-    training = plan.training(settings, device, backbone, len(labels))
-    task = Task(cache.only(scored).load, taught, len(classes), backbone, pixels, device, settings.seed, learning,
-                training.processes, progress, watch, labels, seen)  # fmt: skip
-    for words in training.words:
-        log.info(words)
-    log.debug("to learn: %s; classifier: %s", training.recipe, training.classifier)
-    lesson = Lesson(settings.method, settings.recipe, training.recipe, training.epochs)
-    malloc.keep_freed()
-    learner = tune.TUNES[training.tune](task, lesson)
-    learned = learner.learn()
-    scores = replace(_scored(learned, labels, device, learning), verified=verified)
-    malloc.return_freed()
-    results = unfinished.results
-    results.save_scores(scored, scores, classes, training.rule)
-
-    # what we conclude
-    judged = carried.judged(known, scored, scores, classes, training.rule, reviews=reviews)
-    verdicts = judged.verdicts
-    log.info("verdicts %s; share of wrong labels %.3f (%.3f to %.3f)", verdicts.counts(), *judged.noise[-1])
-    changed, replaced = inspection.changes(samples, facts), inspection.not_as_downloaded(samples, facts)
-    final = verdicts.rows["final_label"][scored].astype(np.int64)
-    classifier_epochs: list[train.EpochRecord] = []
-    if (final >= 0).any():
-        malloc.keep_freed()
-        model, classifier_epochs = learner.retrain(final, training.classifier, training.classifier_epochs)
-        save_classifier(model, results.classifier, classes, pixels.size_px)
-
-    # what we hand over
-    stages = {"train": learned.epochs, "refine": learned.refining, "classifier": classifier_epochs}
-    del task, learner, learned, scores, labels, verified, decided, seen, taught, final  # numbers for every image
-    malloc.return_freed()
+    known, cache = _inspected(job, samples)
+    judged, epochs, words = _judged(job, known, cache, people)
+    malloc.return_freed()  # what was learned from is let go of
+    changed = inspection.changes(samples, known.facts)
+    notes = [changed, inspection.not_as_downloaded(samples, known.facts)]
     made = {
-        "images": judging.Images(known, verdicts, [changed, replaced]),
-        "classes": judging.classes_table(verdicts, judged.noise),
-        "transition_matrix": tables.transition_table(judged.flow, classes),
+        "images": judging.Images(known, judged.verdicts, notes),
+        "classes": judging.classes_table(judged.verdicts, judged.noise),
+        "transition_matrix": tables.transition_table(judged.flow, judged.verdicts.classes),
         "reliability": tables.reliability_table(judged.reliability),
-        "epochs": tables.epochs_table(stages),
+        "epochs": tables.epochs_table(epochs),
         "runs": tables.runs_table(settings, crawl.root, mark, started, SCHEMA_VERSION, judged.noise),
         "reviews": judged.reviews,
         "audits": manifest.empty("audits"),  # an audit speaks of verdicts that are no more
         "audit_findings": manifest.empty("audit_findings"),
     }
+    results = unfinished.results
     manifest.write(results.path, made)
     modelcard.write(results.classifier, results.path)
     results.save_record(made["runs"].iloc[0].to_dict())
     note = [f"{len(changed):,} files have changed or vanished since they were read: see their note."] * bool(changed)
-    told = carried.heeded(people, settings.trusted)
-    unfinished.complete([*crawl.notes, *told, *note, *training.words])
+    unfinished.complete([*crawl.notes, *carried.heeded(people, settings.trusted), *note, *words])
+
+
+def _inspected(job: _Job, samples: Samples) -> tuple[Crawled, PixelCache]:
+    """What is there: the facts of every file, which are copies of others, and the pixels."""
+    settings, unfinished, side = job.settings, job.unfinished, views.loaded_side(job.pixels.size_px)
+    room = None if settings.cache_size is None else int(settings.cache_size * cachefolder.GB)
+    if settings.cache_dir is None:
+        place = unfinished.pixels
+    else:
+        place = job.held.enter_context(cachefolder.kept(settings.cache_dir, samples, side, room))
+    facts, cache = inspection.inspect(samples, place, side, settings.workers, job.progress, room)
+    cache.again = cachefolder.Again(samples, side)
+    known = Crawled(samples, facts, *inspection.copies_among(samples, facts, cache, unfinished.path))
+    malloc.return_freed()  # the many small lists of copies lie scattered
+    return known, cache
+
+
+def _judged(
+    job: _Job, known: Crawled, cache: PixelCache, people: dict[int, str | None]
+) -> tuple[carried.Judged, dict[str, list[train.EpochRecord]], list[str]]:
+    """What the labels teach, what the model then believes of every image, and what we conclude; the classifier is left
+    among the results. With the epochs of every stage, and what was chosen, in words."""
+    settings, crawl, unfinished, samples = job.settings, job.crawl, job.unfinished, known.samples
+    scored = inspection.to_score(samples, known.facts, known.kept)
+    classes, labels = inspection.encode([samples[i].given_label for i in scored])
+    log.info("%d pictures of %d classes to learn from and score", len(scored), len(classes))
+    inspection.refuse_too_many(len(scored), len(classes))
+
+    verified = trusted_classes(people, known.kept, scored, classes)
+    reviews = carried.over(unfinished.earlier, samples, crawl.root, classes)
+    decided = carried.seen_classes(reviews, known, scored, classes)
+    seen = np.where(decided == UNVERIFIED, verified, decided)
+    taught = np.where(seen == UNVERIFIED, labels, seen)  # of no class: teaches nothing
+    learned_from = zip((known.facts[i].pixel_digest for i in scored), labels.tolist(), seen.tolist(), strict=True)
+    learning = unfinished.learning(fingerprint_of_all(learned_from))
+
+    training = plan.training(settings, job.device, job.backbone, len(labels))
+    for words in training.words:
+        log.info(words)
+    log.debug("to learn: %s; classifier: %s", training.recipe, training.classifier)
+    task = Task(cache.only(scored).load, taught, len(classes), job.backbone, job.pixels, job.device, settings.seed,
+                learning, training.processes, job.progress, job.watch, labels, seen)  # fmt: skip
+    malloc.keep_freed()
+    way = tune.TUNES[training.tune](task, Lesson(settings.method, settings.recipe, training.recipe, training.epochs))
+    learned = way.learn()
+    scores = replace(_scored(learned, labels, job.device, learning), verified=verified)
+    malloc.return_freed()
+
+    results = unfinished.results
+    results.save_scores(scored, scores, classes, training.rule)
+    judged = carried.judged(known, scored, scores, classes, training.rule, reviews=reviews)
+    log.info("verdicts %s; share of wrong labels %.3f (%.3f to %.3f)", judged.verdicts.counts(), *judged.noise[-1])
+    epochs = {"train": learned.epochs, "refine": learned.refining, "classifier": list[train.EpochRecord]()}
+    final = judged.verdicts.rows["final_label"][scored].astype(np.int64)
+    if (final >= 0).any():
+        malloc.keep_freed()
+        model, epochs["classifier"] = way.retrain(final, training.classifier, training.classifier_epochs)
+        save_classifier(model, results.classifier, classes, job.pixels.size_px)
+    return judged, epochs, training.words
 
 
 def _scored(learned: Learned, labels: np.ndarray, device: torch.device, learning: Path) -> Scores:
