@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cleanweb import atomic, images, readers, runlock
+from cleanweb import atomic, images, journal, readers, runlock
 from cleanweb.errors import CleanwebError, MachineError, UsageError
 from cleanweb.records import Sample
 from cleanweb.remote import Place
@@ -36,8 +36,11 @@ def refuse_inside(folder: Path, crawl: Place) -> None:
 
 
 @contextmanager
-def kept(folder: Path, samples: Sequence[Sample], side_px: int, limit_bytes: int | None) -> Iterator[Path]:
-    """The place in `folder` for the squares of these samples, ours alone meanwhile; others make room for it.
+def kept(
+    folder: Path, samples: Sequence[Sample], side_px: int, limit_bytes: int | None, again: bool = True
+) -> Iterator[Path]:
+    """The place in `folder` for the squares of these samples, ours alone meanwhile; others make room for it. again:
+    what could not be opened is tried once more.
 
     Raises RunError where another process works there, MachineError where the disk refuses.
     """
@@ -48,6 +51,8 @@ def kept(folder: Path, samples: Sequence[Sample], side_px: int, limit_bytes: int
             _make_room(folder, place, limit_bytes - len(samples) * side_px**2 * 3)
         with atomic.told(place):
             os.utime(place)
+            if again:
+                journal.ask_again(place)
         yield place
 
 

@@ -18,7 +18,8 @@ from cleanweb.errors import UsageError, did_you_mean
 from cleanweb.settings import Settings, checked
 
 EACH_TIME = ("fresh", "allow_outside")  # what replaces a run, or trusts a crawl, whose folder may hold a file of ours
-KEYS = ("set", *(f.name for f in fields_of(Settings) if f.name not in (*EACH_TIME, "hyperparameters", "origin")))
+_NO_OPTION = ("hyperparameters", "origin", "copy_to")  # --set, and what follows from others
+KEYS = ("set", *(f.name for f in fields_of(Settings) if f.name not in (*EACH_TIME, *_NO_OPTION)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cleanweb.settings import DEFAULT_BACKBONE
+from cleanweb.workers import free_memory
 
 GB = 1e9
 LEAST_MEMORY_GB = 2  # torch, and a small network on images of 32 px
@@ -222,26 +223,12 @@ def check_threads() -> Finding:
 
 
 def check_memory() -> Finding:
-    available = memory_available_bytes()
+    available = free_memory()
     if available is None:
         return Finding("memory", None, "unknown on this system")
     ok = available >= LEAST_MEMORY_GB * GB
     advice = "" if ok else f"Training needs about {LEAST_MEMORY_GB} GB: close other programs, or lower --batch-size."
     return Finding("memory", ok, f"{available / GB:.1f} GB available", advice)
-
-
-def memory_available_bytes(meminfo: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Free memory and what the kernel would give up for us, within a container's limit; None where it is not told."""
-    try:
-        available = int(re.findall(r"MemAvailable:\s+(\d+) kB", meminfo.read_text())[0]) * 1024
-    except (OSError, IndexError):
-        return None
-    try:  # a container's own limit, which /proc/meminfo does not know
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        kept_files = int(re.findall(r"^inactive_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)[0])
-        return max(0, min(available, limit - used + kept_files))
-    except (OSError, ValueError, IndexError):  # no such files, or "max"
-        return available
 
 
 def check_disk() -> Finding:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cleanweb import checkpoint, distributed, duplicates, images, machine, readers, remote
+from cleanweb import checkpoint, distributed, duplicates, images, machine, readers, remote, scratch
 from cleanweb.errors import CrawlError, MachineError
 from cleanweb.journal import Journal
 from cleanweb.packed import FactsOf
@@ -140,7 +140,8 @@ def to_score(samples: Sequence[Sample], facts: Sequence[ImageFacts], kept: np.nd
 
 def refuse_too_many(n: int, c: int) -> None:
     """Raises MachineError where the probabilities of n images and c classes cannot be held: now, not in some hours."""
-    needed, free = 4 * c * (3 * n + 3 * c), free_memory()  # while it is decided (`verdict.py`), at least
+    flows, probabilities, free = 12 * c * c, 12 * c * n, free_memory()  # while it is decided (`verdict.py`), at least
+    needed = flows + max(0, probabilities - scratch.room_bytes())
     if free is not None and needed > free:
         raise MachineError(
             f"{n:,} images of {c:,} classes need {needed / 1e9:,.1f} GB of memory at least, and {free / 1e9:,.1f} GB "

@@ -23,7 +23,13 @@ _FIELDS = [field.name for field in fields(ImageFacts)]
 _FACTS_OF = 2  # what the facts mean: older ones are not mixed with newer ones
 _BESIDE = "facts-*.jsonl"
 _MOST_FILES = 2**31
+_SEEN_ALL = "index.npy"  # which is written when every file has been seen
 SHARD_S, SHARD_FILES = 5.0, 1000  # a shard ends with the first of the two
+
+
+def ask_again(folder: Path) -> None:
+    """Have what could not be opened opened once more, though every file has been seen."""
+    (folder / _SEEN_ALL).unlink(missing_ok=True)
 
 
 class Journal:
@@ -44,7 +50,7 @@ class Journal:
                 folder.mkdir(parents=True, exist_ok=True)
                 if not self._read(folder):
                     self._clear(folder)
-                if not (folder / "index.npy").exists():  # not every file has been seen
+                if not (folder / _SEEN_ALL).exists():
                     self._forget_unread()
             self.take_over()
 

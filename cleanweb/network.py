@@ -233,6 +233,10 @@ class Backbone:
     checkpoint: Path | None = None  # a file of weights to load instead of the published ones
     why: str = ""  # said to the user where it is not what was asked for
 
+    def mark(self) -> list[object]:
+        """What it would not be the same network without."""
+        return [self.name, self.pretrained, str(self.checkpoint)]
+
     def build(self, n_classes: int) -> TimmModel:
         """The timm model with a new classifier of n_classes outputs (0: features only)."""
         overlay = None if self.checkpoint is None else {"file": str(self.checkpoint)}

@@ -2,8 +2,9 @@
 
 import logging
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +134,7 @@ def _inspected(job: _Job, samples: Samples) -> tuple[Crawled, PixelCache]:
     if settings.cache_dir is None:
         place = unfinished.pixels
     else:
-        place = job.held.enter_context(cachefolder.kept(settings.cache_dir, samples, side, room))
+        place = job.held.enter_context(cachefolder.kept(settings.cache_dir, samples, side, room, unfinished.is_new))
     facts, cache = inspection.inspect(samples, place, side, settings.workers, job.progress, room)
     cache.again = cachefolder.Again(samples, side)
     known = Crawled(samples, facts, *inspection.copies_among(samples, facts, cache, unfinished.path))
@@ -157,10 +158,11 @@ def _judged(
     decided = carried.seen_classes(reviews, known, scored, classes)
     seen = np.where(decided == UNVERIFIED, verified, decided)
     taught = np.where(seen == UNVERIFIED, labels, seen)  # of no class: teaches nothing
-    learned_from = zip((known.facts[i].pixel_digest for i in scored), labels.tolist(), seen.tolist(), strict=True)
-    learning = unfinished.learning(fingerprint_of_all(learned_from))
-
     training = plan.training(settings, job.device, job.backbone, len(labels))
+    learned_from = zip((known.facts[i].pixel_digest for i in scored), labels.tolist(), seen.tolist(), strict=True)
+    learned_with = [*job.backbone.mark(), asdict(job.pixels), *training.mark()]  # "auto" may mean something else by now
+    learning = unfinished.learning(fingerprint_of_all(chain([learned_with], learned_from)))
+
     for words in training.words:
         log.info(words)
     log.debug("to learn: %s; classifier: %s", training.recipe, training.classifier)

@@ -113,7 +113,9 @@ class Places(MutableMapping[int, Place]):
 
     def __setitem__(self, i: int, place: Place) -> None:
         if i >= len(self.index):
-            self.index = np.concatenate([self.index, np.zeros(max(i, len(self.index) // 4), _PLACE)])
+            larger = scratch.zeros(max(i + 1, len(self.index) + len(self.index) // 4), _PLACE)
+            larger[: len(self.index)] = self.index
+            self.index = larger
         self.index[i] = tuple(place)
 
     def __getitem__(self, i: int) -> Place:

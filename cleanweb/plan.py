@@ -1,6 +1,6 @@
 """What is chosen for a run that the user left open: network, way of training, recipe, epochs. And why, in words."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,10 @@ class Training:
     processes: int  # that fit networks at the same time
     rule: dict[str, float] | None  # how to decide: the paper's criteria, or None for the evidence
     words: list[str]  # what was chosen and why, a line each
+
+    def mark(self) -> list[object]:
+        """What it would not be the same training without."""
+        return [self.tune, asdict(self.recipe), self.epochs, asdict(self.classifier), self.classifier_epochs]
 
 
 def network(settings: Settings, device: torch.device) -> tuple[Backbone, Pixels]:
@@ -80,6 +84,7 @@ def training(settings: Settings, device: torch.device, backbone: Backbone, n: in
     if not getattr(methods.load(settings.method, settings.recipe), "refined", False):
         own = {"refine": 0.0, **own}
     recipe = settings.changed(replace(recipe, **own))
+    recipe = replace(recipe, folds=min(recipe.folds, n))  # none is empty
     if recipe.folds == 1 and "refine" not in settings.hyperparameters:
         recipe = replace(recipe, refine=0.0)  # it would believe what it remembers
     classifier = defaults.CLASSIFIER[size]

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +41,14 @@ def predict(
     classifier."""
     if not (classifier / "config.json").exists():
         raise RunError(f"There is no classifier in {classifier}. Run `cleanweb fit` first, or give --run.")
-    items = [item for source in sources for file in _files(place(source)) for item in _items(file)]
+    of_files = [list(_items(file)) for source in sources for file in _files(place(source))]
+    items = list(chain.from_iterable(of_files))
     at = machine.choose_device(device)
     model, names = load_classifier(classifier)
     model = model.to(at)
     config = model.pretrained_cfg
     pixels = Pixels(config["input_size"][-1], tuple(config["mean"]), tuple(config["std"]))
-    squares = images.squares(_contents(items), pixels.size_px, min(machine.cores(), len(items)))
+    squares = images.squares(_contents(of_files), pixels.size_px, min(machine.cores(), len(items)))
     opened = zip((name for name, _, _ in items), squares, strict=True)
     done = 0
     while batch := list(islice(opened, _BATCH)):
@@ -100,10 +101,12 @@ def _items(file: Place) -> Iterator[tuple[str, str, int | None]]:
         yield name, where, None  # an image; or it is said what it is instead
 
 
-def _contents(items: Sequence[tuple[str, str, int | None]]) -> Iterator[Path | bytes | Unread]:
+def _contents(of_files: Sequence[Sequence[tuple[str, str, int | None]]]) -> Iterator[Path | bytes | Unread]:
+    """Of the items of each file; a file may come twice."""
+    items = chain.from_iterable(of_files)
     far = remote.fetch_all(file for _, file, place in items if place is None and remote.is_address(file))
-    for file, there in groupby(items, key=lambda item: item[1]):
-        places = [place for _, _, place in there]
-        if inside := [place for place in places if place is not None]:
+    for there in of_files:
+        file, inside = there[0][1], [place for _, _, place in there if place is not None]
+        if inside:
             yield from (content for _, content in readers.embedded_images(file, inside))
-        yield from (next(far) if remote.is_address(file) else Path(file) for place in places if place is None)
+        yield from (next(far) if remote.is_address(file) else Path(file) for _, _, place in there if place is None)

@@ -11,6 +11,7 @@ import numpy as np
 from cleanweb import carried, judging, malloc, manifest, report, tables
 from cleanweb.errors import UsageError
 from cleanweb.records import Progress, Scores, Target, silent
+from cleanweb.remote import Place, place
 from cleanweb.runfolder import Outcome, RunFolder
 from cleanweb.schema import SCHEMA_VERSION, TABLES
 from cleanweb.trusted import trusted_classes
@@ -18,7 +19,7 @@ from cleanweb.written import Written
 
 
 def retag(
-    path: Path | str, target: Target | None = None, verified: Path | None = None, progress: Progress = silent
+    path: Path | str, target: Target | None = None, verified: Place | None = None, progress: Progress = silent
 ) -> Outcome:
     """Rewrite the manifest and the report of a finished run with today's decision rule, or as a target asks.
 
@@ -34,7 +35,7 @@ def retag(
         return _decided_again(folder, target, verified, progress)
 
 
-def _decided_again(folder: RunFolder, target: Target | None, verified: Path | None, progress: Progress) -> Outcome:
+def _decided_again(folder: RunFolder, target: Target | None, verified: Place | None, progress: Progress) -> Outcome:
     started, steps = time.perf_counter(), 3
     progress("retag", 0, steps)
     known = Written(folder.path)
@@ -73,10 +74,10 @@ def target(min_precision: float | None, keep: float | None) -> Target | None:
 
 
 def _heed(
-    table: Path, run: Path, known: Written, scored: np.ndarray, scores: Scores, classes: list[str]
+    table: Place, run: Path, known: Written, scored: np.ndarray, scores: Scores, classes: list[str]
 ) -> tuple[Scores, list[str]]:
     """The scores with what people verified, of copies too; and what to tell of it."""
-    root = Path(manifest.read(run, "runs")["root"].iloc[0])
+    root = place(manifest.read(run, "runs")["root"].iloc[0])
     people = carried.verified_labels(table, known.samples(), root)
     scores = carried.heed(scores, trusted_classes(people, known.kept, scored, classes))
     return scores, carried.heeded(people, table)

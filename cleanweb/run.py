@@ -88,7 +88,7 @@ class Run:
         """
         from cleanweb import retagging
 
-        table = None if trusted is None else Path(trusted)
+        table = None if trusted is None else place(trusted)
         done = retagging.retag(self.folder, retagging.target(min_precision, keep), table)
         return Run(self.folder, tuple(done.notes))
 

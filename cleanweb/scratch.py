@@ -5,6 +5,7 @@ The files lie where Python's `tempfile` puts them (TMPDIR), have no name, and ar
 """
 
 import os
+import shutil
 import tempfile
 import zipfile
 from contextlib import suppress
@@ -25,6 +26,11 @@ def zeros(shape: int | tuple[int, ...], dtype: Any = float) -> np.ndarray:
                 os.posix_fallocate(file.fileno(), 0, n_bytes)
             return np.memmap(file, dtype, "r+", shape=shape).view(np.ndarray)
     return np.zeros(shape, dtype)
+
+
+def room_bytes() -> int:
+    """What the disk has room for."""
+    return shutil.disk_usage(tempfile.gettempdir()).free
 
 
 def copied(array: np.ndarray) -> np.ndarray:

@@ -13,7 +13,6 @@ from cleanweb.errors import UsageError, did_you_mean
 from cleanweb.remote import Place, Remote, is_address, place
 
 DEFAULT_RUN = "cleanweb-run"
-MOST_SEED = 2**32 - 1  # every generator takes it, and it can be multiplied with
 TUNES = ("auto", "full", "head")
 METHOD_NAMES = ("josrc", "standard", "decoupling", "coteaching", "coteaching+", "jocor", "dividemix", "codim")
 PRETRAINS = ("auto", "none", "self", "sup")
@@ -63,6 +62,9 @@ class Recipe:
         return max(1, round(self.warmup * epochs))
 
 
+# From what to what a number may be, where it is given.
+LEAST = {"epochs": 1, "batch_size": 2, "image_size": 16, "workers": 0, "cache_size": 0, "seed": 0}
+MOST_SEED = 2**32 - 1  # every generator takes it, and it can be multiplied with
 # What `--set` can change in a recipe: these words, or numbers from … to …. The rest of a recipe has options of its own.
 _WORDS = {"optimiser": ("adam", "sgd"), "schedule": ("linear", "cosine")}
 _RANGES = {"lr": (0, 1000), "weight_decay": (0, 1000), "decay_from": (0, 1), "warmup": (0, 1), "epsilon": (0, 1),
@@ -165,6 +167,14 @@ class Settings:
     strict: bool = False
     hyperparameters: Mapping[str, float | int | str] = field(default_factory=dict)  # what --set changes in the recipe
     origin: Mapping[str, str] = field(default_factory=dict)  # setting → where it stands, if not on the command line
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a number that cannot be."""
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= (MOST_SEED if name == "seed" else inf):
+                most = f", and at most {MOST_SEED}" * (name == "seed")
+                raise UsageError(f"--{name.replace('_', '-')} is at least {least}{most}, not {value}.")
 
     def to_json(self) -> dict[str, object]:
         written = {k: str(v) if isinstance(v, Path | Remote) else v for k, v in asdict(self).items()}

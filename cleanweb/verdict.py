@@ -60,7 +60,7 @@ def decide(scores: Scores, rule: dict[str, float] | None = None, target: Target 
     opinion = by_evidence(scores) if rule is None else by_criteria(scores, **rule)
     of_people = reliability(scores, opinion)
     if target is not None:
-        opinion.best = aimed(opinion, target)
+        opinion.best = aimed(opinion, target, scores.labels)
     _heed_people(scores, opinion)
     return _conclude(scores, opinion, of_people)
 
@@ -197,10 +197,11 @@ def kind(scores: Scores) -> np.ndarray:
     return np.where(scores.verified == NO_CLASS, 2, np.where(scores.verified == scores.labels, 0, 1))
 
 
-def aimed(opinion: Opinion, target: Target) -> np.ndarray:
+def aimed(opinion: Opinion, target: Target, labels: np.ndarray) -> np.ndarray:
     """The verdicts (n,) where not the most probable one is asked for, but a share: the surest are clean, as many as
-    the target allows; of the others the more probable of ID and OOD. Unjudged samples stay as they are."""
-    best, judged = opinion.best.copy(), np.flatnonzero(~opinion.unjudged)
+    the target allows; of the others the more probable of ID and OOD. Unjudged samples, and those without a label (−1
+    among labels (n,)), stay as they are and are not counted."""
+    best, judged = opinion.best.copy(), np.flatnonzero(~opinion.unjudged & (labels >= 0))
     p_clean = opinion.p[0, judged]
     surest = judged[np.argsort(-p_clean, kind="stable")]
     n_clean = round((target.keep or 0) * len(judged))

@@ -273,12 +273,14 @@ def memory_share(workers: int) -> int:
 
 
 def free_memory() -> int | None:
-    """What the machine, or the container, has free, in bytes; None where it does not tell."""
+    """What the machine, or the container, has free or would give up for us, in bytes; None where it does not tell."""
     free = []
     with contextlib.suppress(OSError):  # not Linux
         free += [int(kb) * 1024 for kb in re.findall(r"^MemAvailable: *(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)]
     with contextlib.suppress(OSError, ValueError):  # in no container, or in one without a limit
-        free.append(int(_read("/sys/fs/cgroup/memory.max")) - int(_read("/sys/fs/cgroup/memory.current")))
+        limit, used, told = (_read(f"/sys/fs/cgroup/memory.{what}") for what in ("max", "current", "stat"))
+        kept_files = sum(map(int, re.findall(r"^inactive_file (\d+)", told, re.MULTILINE)))  # they count as used
+        free.append(max(0, int(limit) - int(used) + kept_files))
     return min(free, default=None)
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cleanweb import cachefolder, inspection, pipeline, runlock
+from cleanweb import cachefolder, images, inspection, pipeline, runlock
 from cleanweb.errors import MachineError, RunError, UsageError
 from cleanweb.pixelcache import PixelCache
 from cleanweb.readers import read
-from cleanweb.records import Sample, silent
+from cleanweb.records import ImageFacts, Sample, Status, silent
 from cleanweb.settings import Settings
 
 SIDE = 16
@@ -53,6 +53,28 @@ def test_what_has_changed_is_opened_again(tmp_path: Path):
     after = inspected(tmp_path / "cache", samples).load(np.arange(6), SIDE)
     assert not after[2].any()
     assert (before != after).any((1, 2, 3)).tolist() == [False, False, True, False, False, False]
+
+
+def test_what_could_not_be_opened_is_tried_again_in_a_new_run_but_not_in_one_that_goes_on(tmp_path: Path):
+    samples = crawl_of(tmp_path / "crawl")
+
+    def statuses(again: bool) -> list[Status]:
+        with cachefolder.kept(tmp_path / "cache", samples, SIDE, None, again) as place:
+            facts, _ = inspection.inspect(samples, place, SIDE, 0, silent)
+        return [facts[i].status for i in range(6)]
+
+    def busy(content: Path, *args: object, **named: object) -> tuple[ImageFacts, None]:
+        return ImageFacts(Status.ERROR, "it took more than 60 s"), None
+
+    def busy_at_2(content: Path, *args: object, **named: object) -> tuple[ImageFacts, np.ndarray | None]:
+        return (busy if content == Path(samples[2].file) else inspect_one)(content, *args, **named)
+
+    inspect_one = images.inspect_one
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "inspect_one", busy_at_2)
+        assert statuses(again=True)[2] == Status.ERROR
+    assert statuses(again=False)[2] == Status.ERROR
+    assert statuses(again=True) == [Status.OK] * 6
 
 
 def test_other_sizes_and_other_crawls_have_caches_of_their_own(tmp_path: Path):

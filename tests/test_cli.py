@@ -189,6 +189,12 @@ def test_predict_names_a_class_or_says_why_not(run: Path, crawl: Path) -> None:
     assert "no such file" in err
 
 
+def test_csv_on_the_screen_keeps_what_it_holds(run: Path) -> None:
+    code, out, _ = cleanweb("sql", "SELECT 'a' || chr(13) || 'b' AS x, '=1' AS y, NULL AS z", "--format", "csv",
+                            "--run", run)  # fmt: skip
+    assert (code, out) == (0, 'x,y,z\n"a\rb",=1,\n')
+
+
 def test_predict_of_nothing_readable_is_an_error(run: Path) -> None:
     code, out, err = cleanweb("predict", "nowhere.png", "--run", run)
     assert (code, out) == (3, "")

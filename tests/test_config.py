@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cleanweb import config, settings
+from cleanweb import fit as python_fit
 from cleanweb.errors import UsageError
 from cleanweb.settings import HYPERPARAMETERS, RECIPES, Recipe, Settings, checked
 from tests.test_cli import cleanweb
@@ -80,6 +81,7 @@ def test_a_pyproject_of_others_says_nothing_and_cleanweb_toml_comes_first(here: 
         ("allow-outside = true", "--allow-outside each time"),
         ("set = { learning = 3 }", "There is no hyper-parameter 'learning'"),
         ("set = { alfa = 0.5 }", "Did you mean alpha?"),
+        ("copy-to = 's3://bucket/run'", "no setting 'copy-to'"),
         ("set = 3", "a table"),
         ("epochs = [1, 2]", "one value"),
         ("epochs = ", "TOML"),
@@ -207,6 +209,17 @@ def test_an_unfinished_run_with_other_values_is_not_gone_on_with(tmp_path: Path)
     unfinished.begin(Settings(tmp_path, hyperparameters={"lr": 0.1}, origin={"set": "x.toml"}), [])
     with pytest.raises(RunError, match=r"other settings: --set was .*lr"):
         unfinished.begin(Settings(tmp_path, hyperparameters={"lr": 0.2}), [])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [*((name, least - 1) for name, least in settings.LEAST.items()), ("epochs", -1), ("seed", settings.MOST_SEED + 1)],
+)
+def test_numbers_that_cannot_be_are_refused_by_command_and_in_python(name: str, value: int, tmp_path: Path) -> None:
+    option = f"--{name.replace('_', '-')}"
+    assert cleanweb("fit", tmp_path, option, str(value))[0] == 2
+    with pytest.raises(UsageError, match=f"{option} is at least"):
+        python_fit(tmp_path, **{name: value})
 
 
 def test_python_is_refused_the_same() -> None:

@@ -105,19 +105,6 @@ def test_pillow_without_avif_is_a_note_and_without_webp_a_fault(monkeypatch):
     assert doctor.check_pillow().ok is False
 
 
-def test_memory_heeds_a_containers_limit(tmp_path):
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal: 9000000 kB\nMemAvailable:    8000000 kB\n")
-    assert doctor.memory_available_bytes(meminfo, tmp_path) == 8_000_000 * 1024
-    (tmp_path / "memory.max").write_text("3000000\n")
-    (tmp_path / "memory.current").write_text("1000000\n")
-    (tmp_path / "memory.stat").write_text("anon 300000\ninactive_file 500000\n")
-    assert doctor.memory_available_bytes(meminfo, tmp_path) == 2_500_000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert doctor.memory_available_bytes(meminfo, tmp_path) == 8_000_000 * 1024
-    assert doctor.memory_available_bytes(tmp_path / "none", tmp_path) is None
-
-
 def test_threads_that_are_held_back(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")

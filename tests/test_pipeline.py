@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from cleanweb import inspection, pipeline
 from cleanweb.errors import CrawlError, MachineError, RunError, UsageError
@@ -48,6 +49,30 @@ def test_a_stopped_run_goes_on_and_ends_alike(recipe: str, crawl: Path, tmp_path
     resumed = pipeline.fit(settings(crawl, tmp_path / "stopped", recipe=recipe))
     pd.testing.assert_frame_equal(resumed.tables["images"], whole.tables["images"])
     assert not (tmp_path / "stopped" / "unfinished").exists()
+
+
+def test_what_is_planned_otherwise_by_now_is_learned_anew(
+    crawl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a GPU or the hub was there when the run began."""
+
+    def stop_at_last(stage: str, epoch: int, method: Method) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        pipeline.fit(settings(crawl, tmp_path / "stopped"), watch=stop_at_last)
+    monkeypatch.setattr(pipeline.plan, "FEW_IMAGES", 1)  # one round of networks instead of three
+    resumed = pipeline.fit(settings(crawl, tmp_path / "stopped"))
+    alone = pipeline.fit(settings(crawl, tmp_path / "alone"))
+    pd.testing.assert_frame_equal(resumed.tables["images"], alone.tables["images"])
+
+
+def test_two_images_are_enough_to_learn_from(tmp_path: Path) -> None:
+    for label in [*COLOURS][:2]:
+        (tmp_path / "crawl" / label).mkdir(parents=True)
+        Image.new("RGB", (32, 32), label).save(tmp_path / "crawl" / label / "1.png")
+    images = pipeline.fit(settings(tmp_path / "crawl", tmp_path / "run")).tables["images"]
+    assert (images["verdict"] != "unusable").all()
 
 
 def test_the_last_fold_and_the_classifier_can_be_watched_and_are_not_disturbed(crawl: Path, tmp_path: Path) -> None:
@@ -109,6 +134,8 @@ def test_more_classes_than_the_memory_holds_are_refused_before_anything_is_learn
     crawl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inspection, "free_memory", lambda: 1000)
+    inspection.refuse_too_many(10**6, 9)  # their probabilities lie on the disk
+    monkeypatch.setattr(inspection.scratch, "room_bytes", lambda: 0)
     words = r"48 images of 3 classes need .* GB of memory at least, and 0\.0 GB are free"
     with pytest.raises(MachineError, match=words):
         pipeline.fit(Settings(source=crawl, out=tmp_path / "run", backbone="cnn5", workers=0, device="cpu"))

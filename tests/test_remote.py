@@ -233,6 +233,11 @@ def test_the_whole_way_over_http(written: Path, server: Server, tmp_path: Path) 
     assert (tmp_path / "run" / "report.html").read_text(encoding="utf-8").count("data:image/jpeg") >= 9
     assert len(run.predict(f"{server.url}/wds/wds-000001.tar")) == 4
     assert len(run.predict(f"{server.url}/classes/red")) == 3
+    path = images["path"].iloc[0]
+    named = f"{server.url}/wds/{path}" if not path.startswith(server.url) else path
+    (written / "verified.csv").write_text(f"path,label\n{named},{images['given_label'].iloc[0]}\n")
+    again = run.retag(trusted=f"{server.url}/verified.csv")  # as fit takes it
+    assert again.images()["reason"].iloc[0] == "verified by a person"
 
 
 # --- an object store ------------------------------------------------------------------------------------------------

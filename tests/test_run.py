@@ -4,6 +4,7 @@ import inspect
 import shutil
 import subprocess
 import sys
+import tarfile
 from dataclasses import fields
 from pathlib import Path
 
@@ -138,6 +139,15 @@ def test_predict_gives_a_row_per_file(opened: cleanweb.Run, crawl: Path) -> None
     network, names = opened.classifier()
     assert names == sorted(COLOURS)
     assert not network.training
+
+
+def test_a_tar_that_is_named_twice_is_predicted_twice(opened: cleanweb.Run, crawl: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for colour in COLOURS:
+            tar.add(crawl / colour / "00.png", f"{colour}.png")
+    once, twice = (opened.predict([tmp_path / "a.tar"] * n) for n in (1, 2))
+    pd.testing.assert_frame_equal(twice, pd.concat([once, once], ignore_index=True))
+    assert once["label"].nunique() > 1
 
 
 def test_what_is_no_run_is_told(tmp_path: Path) -> None:

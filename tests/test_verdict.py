@@ -18,6 +18,7 @@ from cleanweb.neighbours import nearest
 from cleanweb.records import NO_CLASS, UNVERIFIED, Decision, Scores, Target, Verdict
 from cleanweb.verdict import (
     FEWEST,
+    Opinion,
     aimed,
     belief,
     by_evidence,
@@ -393,8 +394,8 @@ def test_the_two_groups_are_read_off_some_of_many(c: int, monkeypatch: pytest.Mo
 @settings(max_examples=40, deadline=None)
 def test_the_asked_share_is_kept_and_it_is_the_surest(scores: Scores, keep: float):
     opinion = by_evidence(scores)
-    judged = ~opinion.unjudged
-    best = aimed(opinion, Target(keep=keep))
+    judged = ~opinion.unjudged & (scores.labels >= 0)
+    best = aimed(opinion, Target(keep=keep), scores.labels)
     clean = judged & (best == 0)
     assert clean.sum() == round(keep * judged.sum())
     if clean.any() and (judged & ~clean).any():
@@ -411,6 +412,17 @@ def test_the_asked_precision_is_met_with_as_many_as_it_allows(precision: float):
     assert (true_kind[clean] == 0).mean() >= precision - 0.06  # as it is, not as it is believed
     one_more = np.flatnonzero(~clean)[d.p_clean[~clean].argmax()]
     assert d.p_clean[[*np.flatnonzero(clean), one_more]].mean() < precision
+
+
+@pytest.mark.parametrize("target", [Target(keep=0.5), Target(min_precision=0.97)])
+def test_images_without_a_label_do_not_count_for_a_target(target: Target):
+    scores, _, _ = crawl(0, 5, 0.2, 0.2)
+    opinion, has_label = by_evidence(scores), np.arange(len(scores.labels)) % 3 > 0
+    best = aimed(opinion, target, np.where(has_label, scores.labels, -1))
+    p, share, *others = opinion.p, opinion.share, opinion.best, opinion.unjudged, opinion.unseen
+    alone = Opinion(p[:, has_label], share[has_label], *(values[has_label] for values in others))
+    assert np.array_equal(best[has_label], aimed(alone, target, scores.labels[has_label]))
+    assert np.array_equal(best[~has_label], opinion.best[~has_label])
 
 
 def test_an_easier_target_keeps_more():

@@ -86,10 +86,13 @@ def test_every_process_gets_a_share_of_the_memory(n_workers, monkeypatch):
 
     monkeypatch.setattr(workers, "_read", read)
     assert workers.memory_share(n_workers) == {0: 4 << 30, 1: 4 << 30, 2: 3 << 30, 1000: 1 << 30}[n_workers]
-    texts |= {"/sys/fs/cgroup/memory.max": "max\n", "/sys/fs/cgroup/memory.current": "5\n"}
+    group = "/sys/fs/cgroup/memory."
+    texts |= {f"{group}max": "max\n", f"{group}current": "5\n", f"{group}stat": "anon 7\n"}
     assert workers.memory_share(2) == 3 << 30
-    texts |= {"/sys/fs/cgroup/memory.max": str(5 << 30), "/sys/fs/cgroup/memory.current": str(1 << 30)}
+    texts |= {f"{group}max": str(5 << 30), f"{group}current": str(1 << 30)}
     assert workers.memory_share(2) == 2 << 30
+    texts |= {f"{group}current": str(4 << 30), f"{group}stat": f"anon 7\ninactive_file {3 << 30}\nactive_file 9\n"}
+    assert workers.memory_share(2) == 2 << 30  # files that were read and may be forgotten count as used
     texts.clear()
     assert workers.memory_share(n_workers) == 4 << 30
 

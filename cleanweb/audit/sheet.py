@@ -12,6 +12,7 @@ from cleanweb.audit import Answer, Audit, answers, last
 from cleanweb.audit.statement import CLASS, NONE, UNSURE
 from cleanweb.errors import CrawlError, UsageError
 from cleanweb.readers import READERS, absolute
+from cleanweb.remote import place
 
 CANNOT_TELL = "?"
 
@@ -45,7 +46,7 @@ def read(run: Path, audit: Audit, table: Path) -> dict[str, Answer]:
     table = Path(absolute(table))
     if not table.is_file():
         raise CrawlError(f"Nothing found at {table}: looked for the answers there. Check the spelling.")
-    rows = import_module(READERS["table"]).listed(table, Path(manifest.read(run, "runs")["root"].iloc[0]))
+    rows = import_module(READERS["table"]).listed(table, place(manifest.read(run, "runs")["root"].iloc[0]))
     classes = set(manifest.read(run, "classes")["label"])
     sample_of = dict(zip(audit.rows["path"], audit.rows["sample_id"], strict=True))
     found: dict[str, Answer] = {}

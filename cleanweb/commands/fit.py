@@ -9,7 +9,7 @@ from cleanweb import config
 from cleanweb.commands import JsonOption, Quiet, Verbose, came_from, print_summary
 from cleanweb.errors import SomeUnreadable, UsageError
 from cleanweb.remote import place
-from cleanweb.settings import DEFAULT_RUN, MOST_SEED, Settings, checked, located, outputs
+from cleanweb.settings import DEFAULT_RUN, LEAST, MOST_SEED, Settings, checked, located, outputs
 from cleanweb.terminal import Method, Pretrain, RecipeName, Tune, showing_progress, words_for_errors
 from cleanweb.usage import SETTINGS_FILE
 
@@ -65,13 +65,13 @@ def fit(
         help="auto: no thresholds; paper…: as printed, ablations; snc: Jo-SNC; self, sup: codim's.")] = "auto",
     noise_rate: Annotated[float | None, typer.Option(metavar="SHARE", rich_help_panel=_LEARNING,
         help="Share of wrong labels, if the method asks.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", rich_help_panel=_LEARNING,
+    epochs: Annotated[int | None, typer.Option(min=LEAST["epochs"], metavar="N", rich_help_panel=_LEARNING,
         help="Epochs of training; default: the recipe's.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=2, metavar="N", rich_help_panel=_LEARNING,
+    batch_size: Annotated[int | None, typer.Option(min=LEAST["batch_size"], metavar="N", rich_help_panel=_LEARNING,
         help="Images a step; default: the recipe's.")] = None,
     hyperparameters: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", rich_help_panel=_LEARNING,
         callback=_hyperparameters, help="Another value in the recipe, as lr=0.01; repeatable.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, metavar="N", rich_help_panel=_LEARNING,
+    seed: Annotated[int, typer.Option(min=LEAST["seed"], max=MOST_SEED, metavar="N", rich_help_panel=_LEARNING,
         help="Seed of every random choice.")] = 0,
     backbone: Annotated[str, typer.Option(metavar="NAME", rich_help_panel=_NETWORK,
         help="auto, cnn7, cnn5, a timm name, hf-hub:…, local-dir:… or a folder.")] = "auto",
@@ -81,17 +81,17 @@ def fit(
         help="full: train the whole network; head: a head on frozen features.")] = "auto",
     pretrain: Annotated[Pretrain, typer.Option(rich_help_panel=_LEARNING,
         help="Contrastive learning first: self: no labels, sup: theirs; auto: the method's.")] = "auto",
-    image_size: Annotated[int | None, typer.Option(min=16, metavar="PX", rich_help_panel=_NETWORK,
+    image_size: Annotated[int | None, typer.Option(min=LEAST["image_size"], metavar="PX", rich_help_panel=_NETWORK,
         help="Input side; default: the backbone's.")] = None,
     device: Annotated[str, typer.Option(metavar="NAME", rich_help_panel=_MACHINE,
         help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     deterministic: Annotated[bool, typer.Option("--deterministic", rich_help_panel=_MACHINE,
         help="The same bits every time on a GPU, too, and slower; a CPU gives them anyway.")] = False,
-    workers: Annotated[int | None, typer.Option(min=0, metavar="N", rich_help_panel=_MACHINE,
+    workers: Annotated[int | None, typer.Option(min=LEAST["workers"], metavar="N", rich_help_panel=_MACHINE,
         help="Processes to read images and to train small networks; default: all cores; 0: none but this.")] = None,
     cache_dir: Annotated[Path | None, typer.Option(metavar="DIR", rich_help_panel=_MACHINE,
         help="Keep decoded images there, for later runs; default: in the run, until it ends.")] = None,
-    cache_size: Annotated[float | None, typer.Option(min=0, metavar="GB", rich_help_panel=_MACHINE,
+    cache_size: Annotated[float | None, typer.Option(min=LEAST["cache_size"], metavar="GB", rich_help_panel=_MACHINE,
         help="Keep so many GB of them; the rest is decoded each time. Default: all.")] = None,
     as_json: JsonOption = False,
     quiet: Quiet = False,

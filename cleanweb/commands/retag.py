@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cleanweb.commands import JsonOption, Quiet, RunOption, Verbose, print_summary
+from cleanweb.remote import place
 from cleanweb.settings import DEFAULT_RUN
 from cleanweb.terminal import showing_progress, words_for_errors
 
@@ -19,7 +20,7 @@ def retag(
         float | None, typer.Option(metavar="SHARE", help="Keep this share of the images as clean, as 0.8.")
     ] = None,
     trusted: Annotated[
-        Path | None, typer.Option(metavar="TABLE", help="Table of labels verified since, or a reviewed run, as in fit.")
+        str | None, typer.Option(metavar="TABLE", help="Table of labels verified since, or a reviewed run, as in fit.")
     ] = None,
     run: RunOption = Path(DEFAULT_RUN),
     as_json: JsonOption = False,
@@ -39,6 +40,8 @@ def retag(
     with words_for_errors(), showing_progress(quiet) as progress:
         from cleanweb import retagging, summary
 
-        done = retagging.retag(run, retagging.target(min_precision, keep), trusted, progress)
+        done = retagging.retag(
+            run, retagging.target(min_precision, keep), place(trusted) if trusted else None, progress
+        )
         digest = summary.summarise(done.folder, done.notes, done.retag_s)
     print_summary(digest, as_json, quiet)

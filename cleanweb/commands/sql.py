@@ -46,11 +46,9 @@ def sql(
 
 
 def _print_csv(columns: list[str], rows: Iterator[tuple[Any, ...]]) -> None:
-    import csv
+    from cleanweb import spreadsheet
 
-    writer = csv.writer(table_stream(), lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows)
+    spreadsheet.write(columns, rows, table_stream(), guarded=False)
 
 
 def _print_json(columns: list[str], rows: Iterator[tuple[Any, ...]]) -> None:

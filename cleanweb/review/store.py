@@ -88,6 +88,7 @@ class Store:
         self.run, self.who = run, who
         self.taken = self.undone = 0  # decisions, since the server began
         self._lock = threading.Lock()  # DuckDB does not open a file for reading and for writing in one process
+        self._remembering = threading.Lock()  # of what is remembered below
         self._orders: OrderedDict[tuple[str, Question], tuple[np.ndarray, str]] = OrderedDict()  # and their stamps
         self._files: OrderedDict[str, Place] = OrderedDict()
         self._acted: float | None = None
@@ -146,19 +147,21 @@ class Store:
 
     def file(self, sample_id: str) -> Place | None:
         """Where the image of a sample is: file, row in it, status, error. None where there is no such sample."""
-        if sample_id not in self._files:
+        found = self._files.get(sample_id)
+        if found is None:
             with self._lock, manifest.attached(self.run) as con:
                 found = con.execute("SELECT file, row_in_file, status, error FROM images WHERE sample_id = ?",
                                     [sample_id]).fetchone()  # fmt: skip
             if found is None:
                 return None
             self._remember(sample_id, found)
-        return self._files[sample_id]
+        return found
 
     def _remember(self, sample_id: str, found: Place) -> None:
-        self._files[sample_id] = found
-        while len(self._files) > 50_000:
-            self._files.popitem(last=False)
+        with self._remembering:
+            self._files[sample_id] = found
+            while len(self._files) > 50_000:
+                self._files.popitem(last=False)
 
     def _ordered(self, question: Question, generation: str, stamp: str | None = None) -> "np.ndarray":
         """The row numbers of a question, as they were; or as they are at that stamp."""
@@ -170,12 +173,15 @@ class Store:
                 if len(con.extract_statements(sql)) != 1:
                     raise UsageError("Give one condition, as confidence < 0.5.")
                 found = con.execute(sql, values).fetchnumpy()["rowid"]
-            self._orders[key] = found, stamp or ""
-            if generation != next(iter(self._orders))[0]:
+            at = stamp or ""
+        with self._remembering:
+            if any(generation != earlier for earlier, _ in self._orders):  # written anew: nothing is as it was
+                self._orders.clear()
                 self._files.clear()
-        self._orders.move_to_end(key)
-        while len(self._orders) > _QUESTIONS:
-            self._orders.popitem(last=False)
+            self._orders[key] = found, at
+            self._orders.move_to_end(key)
+            while len(self._orders) > _QUESTIONS:
+                self._orders.popitem(last=False)
         return found
 
     def _rows(self, condition: str, values: list[Any]) -> list[dict[str, Any]]:
