@@ -14,7 +14,7 @@ from cleanweb.settings import Recipe, Settings
 from cleanweb.views import Pixels
 
 FEW_IMAGES = 6_000  # so many are learned from in one round; a half, a third of them in two, three: single networks from
-# scratch differ much on few images, and their mean is better (bench/EXPERIMENTS.md)
+# scratch differ much on few images, and their mean is better. Fewer teach a contrast too little (bench/EXPERIMENTS.md)
 MANY_IMAGES = 20_000  # from here on a GPU trains the whole network; fewer images teach a frozen backbone's head more
 SMALL_PX = 64  # images of up to this side
 LEAST_WORK = 30_000  # images × epochs × networks: less is done before processes have started
@@ -78,15 +78,7 @@ def training(settings: Settings, device: torch.device, backbone: Backbone, n: in
     pretrain = _pretrain(settings)
     tune, why = _tune(settings.tune, device, backbone, n, pretrain)
     size = "head" if tune == "head" else "large" if backbone.pretrained else "small"
-    recipe = defaults.RECIPES[settings.recipe][size]
-    recipe = replace(recipe, pretrain=pretrain, rounds=max(1, min(recipe.rounds, FEW_IMAGES // n)))
-    own: dict[str, Any] = defaults.OF_METHOD.get(settings.method, {}).get(size, {})
-    if not getattr(methods.load(settings.method, settings.recipe), "refined", False):
-        own = {"refine": 0.0, **own}
-    recipe = settings.changed(replace(recipe, **own))
-    recipe = replace(recipe, folds=min(recipe.folds, n))  # none is empty
-    if recipe.folds == 1 and "refine" not in settings.hyperparameters:
-        recipe = replace(recipe, refine=0.0)  # it would believe what it remembers
+    recipe = _recipe(settings, size, n, pretrain)
     classifier = defaults.CLASSIFIER[size]
     epochs = settings.epochs or recipe.epochs
     classifier_epochs = min(classifier.epochs, epochs)
@@ -97,8 +89,8 @@ def training(settings: Settings, device: torch.device, backbone: Backbone, n: in
         f"--method {settings.method} --recipe {settings.recipe}{told}, {epochs} epochs{_cross_fitting(recipe)}.",
         *settings.words(),
     ]
-    if pretrain is not None:
-        words.append(f"--pretrain {pretrain}: {epochs} epochs of contrastive learning before.")
+    if recipe.pretrain is not None:
+        words.append(f"--pretrain {recipe.pretrain}: {epochs} epochs of contrastive learning before.")
     if more := recipe.refining_epochs(epochs):
         words.append(f"Then {more} epochs on labels that the networks set right for each other.")
     processes = _processes(settings, device, backbone, recipe, n * epochs)
@@ -108,6 +100,23 @@ def training(settings: Settings, device: torch.device, backbone: Backbone, n: in
     rule = {"epsilon": recipe.epsilon, "tau": recipe.tau_m} if by_criteria else None
     words = [backbone.why] * bool(backbone.why) + words
     return Training(tune, recipe, epochs, classifier, classifier_epochs, processes, rule, words)
+
+
+def _recipe(settings: Settings, size: str, n: int, pretrain: str | None) -> Recipe:
+    """The method's, for n images, and what was asked for. pretrain: as `_pretrain` gives it."""
+    recipe = defaults.RECIPES[settings.recipe][size]
+    own: dict[str, Any] = defaults.OF_METHOD.get(settings.method, {}).get(size, {})
+    refined = getattr(methods.load(settings.method, settings.recipe), "refined", False)
+    if not refined:
+        own = {"refine": 0.0, **own}
+    if refined and settings.pretrain == "auto" and n >= FEW_IMAGES:
+        pretrain = recipe.pretrain
+    rounds = max(1, min(recipe.rounds, FEW_IMAGES // n))
+    recipe = settings.changed(replace(recipe, **{"pretrain": pretrain, "rounds": rounds, **own}))
+    recipe = replace(recipe, folds=min(recipe.folds, n))  # none is empty
+    if recipe.folds == 1 and "refine" not in settings.hyperparameters:
+        recipe = replace(recipe, refine=0.0)  # it would believe what it remembers
+    return recipe
 
 
 def _processes(settings: Settings, device: torch.device, backbone: Backbone, recipe: Recipe, work: int) -> int:

@@ -51,7 +51,7 @@ class Recipe:
     tau_m: float = 0.95  # Eq. 12
     refine: float = 0.0  # of the epochs, that many more: on labels set right by what held-out networks make of them
     noise_rate: float | None = None  # share of wrong labels, for the methods that must be told
-    pretrain: str | None = None  # contrastive, before the method: one of `CONTRASTS`
+    pretrain: str | None = None  # contrastive, before the method: one of `CONTRASTS`; by default not on few images
 
     def refining_epochs(self, epochs: int) -> int:
         """How many follow a run of that many epochs."""
@@ -109,7 +109,7 @@ _PAPER = {
 # Head: little smoothing, since a linear head on frozen features has nothing to be kept from but its last percent.
 _AUTO = {
     "small": Recipe(40, 32, "adam", 1e-3, 1e-4, "linear", 0.4, 0.5, epsilon=0.3, alpha=0.5, omega=0.99,
-                    folds=3, rounds=3, refine=0.5),
+                    folds=3, rounds=3, refine=0.5, pretrain="self"),
     "large": Recipe(20, 64, "sgd", 1e-2, 1e-4, "cosine", 0.0, 0.2, epsilon=0.3, alpha=0.5, omega=0.99,
                     folds=2),
     "head": Recipe(15, 128, "adam", 1e-3, 1e-2, "cosine", 0.0, 0.2, epsilon=0.1, alpha=0.5, omega=0.99,

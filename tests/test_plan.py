@@ -37,7 +37,8 @@ def test_the_machine_and_the_crawl_choose(backbone, device, n: int, tune: str, s
     assert training.tune == tune
     rounds = RECIPES[recipe][size].rounds if n < plan.FEW_IMAGES else 1
     refine = RECIPES[recipe][size].refine if recipe == "auto" else 0
-    assert training.recipe == replace(RECIPES[recipe][size], rounds=rounds, refine=refine)
+    pretrain = RECIPES[recipe][size].pretrain if recipe == "auto" and n >= plan.FEW_IMAGES else None
+    assert training.recipe == replace(RECIPES[recipe][size], rounds=rounds, refine=refine, pretrain=pretrain)
     assert training.classifier == CLASSIFIER[size]
     assert training.epochs == training.recipe.epochs
     assert training.classifier_epochs <= training.classifier.epochs
@@ -179,6 +180,20 @@ def test_networks_from_scratch_learn_from_few_images_in_several_rounds(n: int, r
     assert plan.training(settings(), CPU, PRETRAINED, n).recipe.rounds == 1
     assert plan.training(settings(recipe="paper"), CPU, SCRATCH, n).recipe.rounds == 1
     assert plan.training(settings(hyperparameters={"rounds": 5}), CPU, SCRATCH, n).recipe.rounds == 5
+
+
+def test_networks_from_scratch_begin_with_a_contrast_on_many_images():
+    def kind(n: int, backbone: Backbone = SCRATCH, **asked) -> str | None:
+        return plan.training(settings(**asked), CPU, backbone, n).recipe.pretrain
+
+    many = plan.FEW_IMAGES
+    assert kind(many) == "self"
+    assert kind(many, pretrain="sup") == "sup"
+    for asked in ({"pretrain": "none"}, {"recipe": "paper"}, {"recipe": "snc"}, {"method": "standard"}):
+        assert kind(many, **asked) is None
+    assert kind(many, PRETRAINED) is None
+    assert kind(many - 1) is None
+    assert kind(many - 1, pretrain="self") == "self"
 
 
 def test_networks_from_scratch_go_on_after_learning(monkeypatch: pytest.MonkeyPatch):

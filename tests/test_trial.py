@@ -190,9 +190,11 @@ def test_a_head_is_measured_at_its_end(world: Path, tmp_path: Path):
 # --- what is tried --------------------------------------------------------------------------------------------------
 
 
-def test_pre_training_is_told_where_it_was_asked_for(world: Path):
+def test_pre_training_is_told_where_there_is_any(world: Path):
     made = worlds.read(world)
-    plain, begun = (trial.prepare(made, replace(QUICK, **asked)).told() for asked in ({}, {"pretrain": "self"}))
+    asked = {}, {"pretrain": "none"}, {"pretrain": "self"}
+    plain, without, begun = (trial.prepare(made, replace(QUICK, **settings)).told() for settings in asked)
+    assert plain == without
     assert begun == plain | {"pretrain": "self"}
     assert tables._words(begun)[0] == f"{tables._words(plain)[0]} --pretrain self"
     assert tables._kind(begun) != tables._kind(plain)

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cleanweb import atomic, inspection, machine, manifest, pipeline, plan, readers
+from cleanweb import atomic, inspection, machine, manifest, methods, pipeline, plan, readers
 from cleanweb.bench import metrics, record
 from cleanweb.bench.record import Result
 from cleanweb.bench.worlds import Made
@@ -51,14 +51,16 @@ class Trial:
         return record.name(self.made, self.told())
 
     def told(self) -> Result:
-        """The settings as a result tells them: what is done where `auto` was asked, and no folders."""
+        """The settings as a result tells them: what is done where `auto` was asked, and no folders. pretrain: what the
+        method is not built on."""
         said = ("method", "recipe", "tune", "epochs", "batch_size", "noise_rate", "seed")
         backbone, checkpoint = self.backbone.name, self.backbone.checkpoint
         weights = checkpoint.name if checkpoint else "pretrained" if self.backbone.pretrained else "none"
-        asked_for = {"pretrain": self.settings.pretrain} if self.settings.pretrain != "auto" else {}
+        pretrain = self.training.recipe.pretrain
+        of_method = getattr(methods.load(self.settings.method, self.settings.recipe), "pretrain", None)
         return (
             {key: getattr(self.settings, key) for key in said}
-            | asked_for
+            | ({} if pretrain == of_method else {"pretrain": pretrain or "none"})
             | {
                 "backbone": Path(backbone).name if backbone.startswith("local-dir:") else backbone,
                 "weights": weights,

@@ -80,7 +80,7 @@ def fit(
     tune: Annotated[Tune, typer.Option(rich_help_panel=_NETWORK,
         help="full: train the whole network; head: a head on frozen features.")] = "auto",
     pretrain: Annotated[Pretrain, typer.Option(rich_help_panel=_LEARNING,
-        help="Contrastive learning first: self: no labels, sup: theirs; auto: the method's.")] = "auto",
+        help="Contrastive learning first: self: no labels, sup: theirs; auto: as fits.")] = "auto",
     image_size: Annotated[int | None, typer.Option(min=LEAST["image_size"], metavar="PX", rich_help_panel=_NETWORK,
         help="Input side; default: the backbone's.")] = None,
     device: Annotated[str, typer.Option(metavar="NAME", rich_help_panel=_MACHINE,

@@ -183,7 +183,8 @@ class AdaptiveJoSRC(JoSRC):
     - The partition is soft: ỹ = trust·y + (1 − trust)·q. The teacher's q is flat where it is undecided, so that
       OOD samples get the nearly uniform target of Eq. 7 without being named in training.
     - The views are turned, scaled and relit besides cropped and flipped, since crawls are small.
-    - A network from scratch goes on afterwards, on labels that those not taught them have set right (`refine.py`).
+    - A network from scratch begins, on many images, with a contrast of their views (`pretrain.py`), and goes on
+      afterwards, on labels that those not taught them have set right (`refine.py`).
     - ρ = 1: the unbounded reward for disagreement on OOD samples is gone.
     """
 
