@@ -14,6 +14,7 @@ from cleanweb import (
     cachefolder,
     carried,
     checkpoint,
+    deciding,
     inspection,
     judging,
     machine,
@@ -99,12 +100,12 @@ def _learn(job: _Job) -> None:
     samples = unfinished.begin(settings, crawl.samples)
     if not unfinished.has_learned():
         carried.remember(RunFolder(unfinished.run), unfinished.earlier)
-    people = {} if settings.trusted is None else carried.verified_labels(settings.trusted, samples, crawl.root)
+    people = {} if settings.trusted is None else deciding.verified_labels(settings.trusted, samples, crawl.root)
     mark = fingerprint_of(settings, samples, people)
     log.info("%d samples in %s; run %s in %s", len(samples), crawl.root, mark, unfinished.run)
 
     known, cache = _inspected(job, samples)
-    judged, epochs, words = _judged(job, known, cache, people)
+    judged, epochs, words = _concluded(job, known, cache, people)
     malloc.return_freed()  # what was learned from is let go of
     changed = inspection.changes(samples, known.facts)
     notes = [changed, inspection.not_as_downloaded(samples, known.facts)]
@@ -124,7 +125,7 @@ def _learn(job: _Job) -> None:
     modelcard.write(results.classifier, results.path)
     results.save_record(made["runs"].iloc[0].to_dict())
     note = [f"{len(changed):,} files have changed or vanished since they were read: see their note."] * bool(changed)
-    unfinished.complete([*crawl.notes, *carried.heeded(people, settings.trusted), *note, *words])
+    unfinished.complete([*crawl.notes, *deciding.heeded(people, settings.trusted), *note, *words])
 
 
 def _inspected(job: _Job, samples: Samples) -> tuple[Crawled, PixelCache]:
@@ -142,9 +143,9 @@ def _inspected(job: _Job, samples: Samples) -> tuple[Crawled, PixelCache]:
     return known, cache
 
 
-def _judged(
+def _concluded(
     job: _Job, known: Crawled, cache: PixelCache, people: dict[int, str | None]
-) -> tuple[carried.Judged, dict[str, list[train.EpochRecord]], list[str]]:
+) -> tuple[deciding.Judged, dict[str, list[train.EpochRecord]], list[str]]:
     """What the labels teach, what the model then believes of every image, and what we conclude; the classifier is left
     among the results. With the epochs of every stage, and what was chosen, in words."""
     settings, crawl, unfinished, samples = job.settings, job.crawl, job.unfinished, known.samples
@@ -155,7 +156,7 @@ def _judged(
 
     verified = trusted_classes(people, known.kept, scored, classes)
     reviews = carried.over(unfinished.earlier, samples, crawl.root, classes)
-    decided = carried.seen_classes(reviews, known, scored, classes)
+    decided = deciding.seen_classes(reviews, known, scored, classes)
     seen = np.where(decided == UNVERIFIED, verified, decided)
     taught = np.where(seen == UNVERIFIED, labels, seen)  # of no class: teaches nothing
     training = plan.training(settings, job.device, job.backbone, len(labels))
@@ -176,7 +177,7 @@ def _judged(
 
     results = unfinished.results
     results.save_scores(scored, scores, classes, training.rule)
-    judged = carried.judged(known, scored, scores, classes, training.rule, reviews=reviews)
+    judged = deciding.judged(known, scored, scores, classes, training.rule, reviews=reviews)
     log.info("verdicts %s; share of wrong labels %.3f (%.3f to %.3f)", judged.verdicts.counts(), *judged.noise[-1])
     epochs = {"train": learned.epochs, "refine": learned.refining, "classifier": list[train.EpochRecord]()}
     final = judged.verdicts.rows["final_label"][scored].astype(np.int64)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cleanweb import carried, judging, malloc, manifest, report, tables
+from cleanweb import deciding, judging, malloc, manifest, report, tables
 from cleanweb.errors import UsageError
 from cleanweb.records import Progress, Scores, Target, silent
 from cleanweb.remote import Place, place
@@ -46,7 +46,7 @@ def _decided_again(folder: RunFolder, target: Target | None, verified: Place | N
         scores, told = _heed(verified, folder.path, known, scored, scores, classes)
         folder.save_scores(scored, scores, classes, rule)
     progress("retag", 1, steps)
-    judged = carried.judged(known, scored, scores, classes, rule, target, made["reviews"])
+    judged = deciding.judged(known, scored, scores, classes, rule, target, made["reviews"])
     made["images"], made["reviews"] = judging.Images(known, judged.verdicts), judged.reviews
     made["classes"] = judging.classes_table(judged.verdicts, judged.noise)
     made["transition_matrix"] = tables.transition_table(judged.flow, classes)
@@ -78,6 +78,6 @@ def _heed(
 ) -> tuple[Scores, list[str]]:
     """The scores with what people verified, of copies too; and what to tell of it."""
     root = place(manifest.read(run, "runs")["root"].iloc[0])
-    people = carried.verified_labels(table, known.samples(), root)
-    scores = carried.heed(scores, trusted_classes(people, known.kept, scored, classes))
-    return scores, carried.heeded(people, table)
+    people = deciding.verified_labels(table, known.samples(), root)
+    scores = deciding.heed(scores, trusted_classes(people, known.kept, scored, classes))
+    return scores, deciding.heeded(people, table)

@@ -68,7 +68,7 @@ def killed_fit(asked: Settings, moment: tuple[str, int]) -> None:
 ON_CALL = -1
 MOMENTS = [("cleanweb.resuming._pack", ON_CALL), ("inspect", 20), ("cleanweb.duplicates.group", ON_CALL),
            ("train", 1), ("train", 3), ("cleanweb.crossfit.believe", ON_CALL), ("score", 2),
-           ("cleanweb.score.score", ON_CALL), ("cleanweb.carried.judged", ON_CALL), ("classifier", 1),
+           ("cleanweb.score.score", ON_CALL), ("cleanweb.deciding.judged", ON_CALL), ("classifier", 1),
            ("cleanweb.pipeline.save_classifier", ON_CALL),
            ("cleanweb.manifest._publish", ON_CALL), ("cleanweb.resuming.Unfinished.complete", ON_CALL),
            ("cleanweb.resuming.Unfinished.publish", ON_CALL), ("cleanweb.report.render", ON_CALL),

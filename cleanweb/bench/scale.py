@@ -22,7 +22,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from cleanweb import atomic, carried, inspection, manifest, pipeline, readers, retagging, score, tune
+from cleanweb import atomic, deciding, inspection, manifest, pipeline, readers, retagging, score, tune
 from cleanweb.bench.record import Result, commit, hardware, versions
 from cleanweb.errors import MachineError
 from cleanweb.network import Backbone, save_classifier
@@ -39,7 +39,7 @@ STAGES: dict[str, tuple[Any, str]] = {
     "features": (tune, "extract"),
     "learn": (tune.Head, "learn"),
     "score": (score, "score"),
-    "decide": (carried, "judged"),
+    "decide": (deciding, "judged"),
     "classifier": (tune.Head, "retrain"),
     "write": (manifest, "write"),
     "report": (pipeline, "write_if_possible"),
