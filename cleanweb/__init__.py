@@ -105,9 +105,9 @@ def retag(
 
 def load_classifier(folder: Path | str) -> "tuple[nn.Module, list[str]]":
     """The retrained classifier, in evaluation mode, and its class names in the order of its logits."""
-    from cleanweb import network
+    from cleanweb import classifier
 
-    return network.load_classifier(Path(folder))
+    return classifier.load_classifier(Path(folder))
 
 
 def __getattr__(name: str) -> Any:

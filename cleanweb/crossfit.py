@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from cleanweb import checkpoint, distributed, machine, malloc, methods, scratch, workers
+from cleanweb.backbone import Backbone
 from cleanweb.errors import CleanwebError, MachineError
 from cleanweb.labelnoise import blocks
-from cleanweb.network import SMALL, Backbone
+from cleanweb.network import SMALL
 from cleanweb.records import Progress, silent
 from cleanweb.score import Features, believe
 from cleanweb.settings import Recipe

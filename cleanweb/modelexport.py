@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from cleanweb import modelcard
+from cleanweb.classifier import load_classifier
 from cleanweb.drafts import draft
 from cleanweb.errors import MachineError, UsageError
-from cleanweb.network import TimmModel, load_classifier
+from cleanweb.network import TimmModel
 
 TOLERANCE = 1e-4  # of what the copy may say otherwise, as a share of the largest logit, or of 1
 

@@ -1,29 +1,18 @@
-"""The network: a timm backbone or the paper's 7-layer CNN, its mean teacher, and the classifier on disk.
+"""Networks: timm's, the paper's 7-layer CNN and a smaller one, heads, mean teachers, twins.
 
 Every network here is a timm model, so that what is saved opens with `timm.create_model('local-dir:…')`.
 """
 
 import copy
-import json
 import logging
-import os
-import socket
-import urllib.parse
-import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
-import timm
 import torch
-from safetensors import SafetensorError
 from timm.models import build_model_with_cfg, register_model
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from cleanweb import atomic
-from cleanweb.errors import MachineError, RunError, UsageError, did_you_mean
 from cleanweb.machine import autocast
 
 log = logging.getLogger(__name__)
@@ -222,185 +211,3 @@ class Twins(nn.Module):
 
     def trained(self) -> AnyNetwork:
         return self.network
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """Which network, and where its weights come from."""
-
-    name: str  # as timm takes it: resnet50.a1_in1k, hf-hub:…, local-dir:…, cnn7
-    pretrained: bool
-    checkpoint: Path | None = None  # a file of weights to load instead of the published ones
-    why: str = ""  # said to the user where it is not what was asked for
-
-    def mark(self) -> list[object]:
-        """What it would not be the same network without."""
-        return [self.name, self.pretrained, str(self.checkpoint)]
-
-    def build(self, n_classes: int) -> TimmModel:
-        """The timm model with a new classifier of n_classes outputs (0: features only)."""
-        overlay = None if self.checkpoint is None else {"file": str(self.checkpoint)}
-        try:
-            model = timm.create_model(
-                self.name, pretrained=self.pretrained, pretrained_cfg_overlay=overlay, num_classes=n_classes
-            )
-        except Exception as error:  # timm raises whatever its parsers raise; a user gets one sentence
-            source = self.checkpoint or self.name
-            raise MachineError(f"The backbone {self.name!r} could not be built from {source}: {error}") from error
-        return cast(TimmModel, model)
-
-    def config(self) -> dict[str, Any]:
-        """timm's pretrained_cfg: input_size (c, h, w), mean, std … without building the weights."""
-        with torch.device("meta"):
-            model = cast(TimmModel, timm.create_model(self.name, pretrained=False, num_classes=0))
-        return model.pretrained_cfg
-
-
-def choose_backbone(name: str, weights: str, default: str) -> Backbone:
-    """Turn `--backbone` and `--weights` into a Backbone whose weights are there.
-
-    name: 'auto' (the default for the device), a timm name, 'timm/…', 'hf-hub:…', 'local-dir:…', a folder, or 'cnn7'.
-    weights: 'auto' (published weights if they can be had, else a small network from scratch), 'pretrained', 'none', or
-    a checkpoint file. Raises UsageError for an unknown name, MachineError naming the file that cannot be had.
-    """
-    name = _full_name(default if name == "auto" else name)
-    if weights not in ("auto", "pretrained", "none"):
-        return Backbone(name, True, checkpoint=_checkpoint_file(weights))
-    if weights == "none" or (name in FROM_SCRATCH and weights == "auto"):
-        return Backbone(name, False)
-    if name in FROM_SCRATCH:
-        raise UsageError(f"There are no published weights for {name}. Use --weights none, or name another --backbone.")
-    missing = _missing_weights(name)
-    if missing is None:
-        return Backbone(name, True)
-    if weights == "pretrained":
-        raise MachineError(missing)
-    why = f"{missing} Going on with {SMALL}, a small network trained from scratch: expect much weaker verdicts."
-    log.warning(why)
-    return Backbone(SMALL, False, why=why)
-
-
-def _full_name(name: str) -> str:
-    """The name as timm takes it; raises UsageError where nothing of that name exists."""
-    path = Path(name.removeprefix("local-dir:")).expanduser()
-    if name.startswith("local-dir:") or path.is_dir():
-        return f"local-dir:{_model_folder(path)}"
-    if path.is_file():
-        raise UsageError(f"--backbone {name} is a file of weights, which does not say what network it is for. "
-                         f"Use --backbone NAME --weights {name}.")  # fmt: skip
-    if name.startswith("timm/"):
-        return f"hf-hub:{name}"
-    if not name.startswith("hf-hub:") and not timm.is_model(name.split(".", maxsplit=1)[0]):
-        if "/" in name or os.sep in name:
-            raise UsageError(f"There is no folder {name} to take the backbone from. One of the hub is hf-hub:{name}.")
-        near = timm.list_models(f"*{name.split('.', maxsplit=1)[0]}*")[:5]
-        hint = f" Near it: {', '.join(near)}." if near else did_you_mean(name, timm.list_models())
-        raise UsageError(f"timm knows no backbone {name!r}.{hint or ' See timm.list_models().'}")
-    return name
-
-
-def _model_folder(path: Path) -> Path:
-    if not (path / "config.json").is_file():
-        raise MachineError(f"There is no model in {path}: looked for {path / 'config.json'}.")
-    if not (path / "model.safetensors").is_file():  # timm would take others, too
-        raise MachineError(f"There are no weights in {path}: looked for {path / 'model.safetensors'}. Other formats "
-                           "are not loaded, since they can run code.")  # fmt: skip
-    return path.resolve()
-
-
-def _checkpoint_file(weights: str) -> Path:
-    path = Path(weights).expanduser()
-    if not path.is_file():
-        raise MachineError(f"There is no weights file {path}. --weights takes auto, pretrained, none or a file.")
-    if path.suffix != ".safetensors":
-        raise UsageError(f"{path.name}: only .safetensors files are loaded, since other formats can run code.")
-    return path.resolve()
-
-
-def _missing_weights(name: str) -> str | None:
-    """None where the published weights are on this machine or can be fetched; else what is missing, in words."""
-    if name.startswith("local-dir:"):
-        return None
-    repository = name.removeprefix("hf-hub:")
-    if not name.startswith("hf-hub:"):
-        try:
-            config = timm.get_pretrained_cfg(name, allow_unregistered=False)
-        except RuntimeError as error:
-            raise UsageError(f"timm knows no backbone {name!r}: {error}") from error
-        if config is None or not (config.hf_hub_id or config.url):
-            return f"timm has no published weights for {name}."
-        if not config.hf_hub_id:
-            return f"The weights of {name} are not on the hub. Fetch {config.url} and give --weights FILE."
-        repository = config.hf_hub_id
-        repository = f"timm/{name}" if repository == "timm/" else repository
-    if _in_cache(repository) or _hub_answers():
-        return None
-    file = f"https://huggingface.co/{repository}/resolve/main/model.safetensors"
-    return (f"The weights of {name} are not on this machine and the hub cannot be reached. Fetch {file} and "
-            f"config.json beside it into a folder, and give --backbone local-dir:FOLDER.")  # fmt: skip
-
-
-def _in_cache(repository: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    files = ("model.safetensors", "pytorch_model.bin")
-    return any(isinstance(try_to_load_from_cache(repository, file), str) for file in files)
-
-
-def _hub_answers(timeout_s: float = 3.0) -> bool:
-    """One short knock, since the hub's own client retries for a minute."""
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        return False
-    if urllib.request.getproxies().get("https"):
-        return True  # a proxy resolves names for us: only the download itself can tell
-    host = urllib.parse.urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname or ""
-    try:
-        socket.create_connection((host, 443), timeout=timeout_s).close()
-    except OSError:
-        return False
-    return True
-
-
-def save_classifier(model: TimmModel, folder: Path, class_names: list[str], size_px: int) -> None:
-    """Write config.json + model.safetensors in timm's own layout, with the class names in logit order and how the
-    images were made that it was trained on (`pixelcache.centre_square`): timm's own transform makes them alike."""
-    from timm.models import save_for_hf
-
-    model.pretrained_cfg = dict(model.pretrained_cfg) | {
-        "input_size": (3, size_px, size_px), "crop_pct": 1.0, "crop_mode": "center", "interpolation": "lanczos",
-    }  # fmt: skip
-
-    model_config = {"label_names": class_names, "num_classes": len(class_names)}
-    model = model.cpu().to(memory_format=torch.contiguous_format)  # safetensors takes no other
-    with atomic.told(folder):
-        try:
-            save_for_hf(model, str(folder), model_config=model_config, safe_serialization=True)
-        except SafetensorError as error:  # a full disk, in words of its own
-            raise OSError(str(error)) from error
-
-
-def load_classifier(folder: Path) -> tuple[TimmModel, list[str]]:
-    """The classifier of a run, in evaluation mode, and its class names in logit order.
-
-    Raises RunError where the folder holds something else, MachineError where its weights cannot be loaded.
-    """
-    folder = _model_folder(Path(folder))
-    config = folder / "config.json"
-    try:
-        names = _label_names(json.loads(config.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunError(f"{config} is not the configuration of a cleanweb classifier.") from error
-    return Backbone(f"local-dir:{folder}", True).build(len(names)).eval(), names
-
-
-def _label_names(config: Any) -> list[str]:
-    """Of a classifier's configuration, where it is one that `save_classifier` could have written."""
-    names, pixels = config["label_names"], config["pretrained_cfg"]
-    if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
-        raise ValueError("no list of names")
-    channels, height, width = pixels["input_size"]
-    if channels != 3 or height != width or height not in range(16, 4097):
-        raise ValueError("no size of a picture")
-    if not all(isinstance(x, int | float) and 0 <= x <= 1 for x in (*pixels["mean"], *pixels["std"])):
-        raise ValueError("no mean and standard deviation of pixels")
-    return names

@@ -30,11 +30,12 @@ from cleanweb import (
     tune,
     views,
 )
+from cleanweb.backbone import Backbone
+from cleanweb.classifier import save_classifier
 from cleanweb.crossfit import Learned, Lesson, Task
 from cleanweb.errors import CrawlError, UsageError
 from cleanweb.known import Crawled
 from cleanweb.methods import Watch, unwatched
-from cleanweb.network import Backbone, save_classifier
 from cleanweb.packed import Samples
 from cleanweb.pixelcache import PixelCache
 from cleanweb.records import UNVERIFIED, Progress, Scores, silent

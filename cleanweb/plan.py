@@ -7,9 +7,10 @@ import torch
 
 from cleanweb import machine, methods
 from cleanweb import settings as defaults
+from cleanweb.backbone import Backbone, choose_backbone
 from cleanweb.errors import UsageError
 from cleanweb.methods import METHODS, TAKE_NOISE_RATE
-from cleanweb.network import FROM_SCRATCH, Backbone, choose_backbone
+from cleanweb.network import FROM_SCRATCH
 from cleanweb.settings import Recipe, Settings
 from cleanweb.views import Pixels
 

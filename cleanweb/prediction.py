@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from cleanweb import images, machine, readers, remote, shards
+from cleanweb.classifier import load_classifier
 from cleanweb.errors import RunError, UsageError
-from cleanweb.network import TimmModel, load_classifier
+from cleanweb.network import TimmModel
 from cleanweb.readers import printable
 from cleanweb.records import ImageFacts, Progress, Status, Unread, silent
 from cleanweb.remote import Place, Remote, place

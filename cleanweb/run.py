@@ -170,6 +170,6 @@ class Run:
 
     def classifier(self) -> "tuple[nn.Module, list[str]]":
         """The retrained classifier, in evaluation mode, and its class names in the order of its logits."""
-        from cleanweb import network
+        from cleanweb import classifier
 
-        return network.load_classifier(self.folder / "classifier")
+        return classifier.load_classifier(self.folder / "classifier")

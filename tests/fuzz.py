@@ -171,7 +171,8 @@ def checkpoints(folder: Path, corpus: Path | None) -> tuple[list[bytes], Check]:
     import torch
 
     from cleanweb import checkpoint, methods
-    from cleanweb.network import Backbone, Network
+    from cleanweb.backbone import Backbone
+    from cleanweb.network import Network
     from cleanweb.settings import RECIPES
     from cleanweb.train import train
 
@@ -198,7 +199,8 @@ def classifiers(folder: Path, corpus: Path | None) -> tuple[list[bytes], Check]:
     """Even mutants damage config.json, odd ones the weights."""
     import torch
 
-    from cleanweb.network import Backbone, load_classifier, save_classifier
+    from cleanweb.backbone import Backbone
+    from cleanweb.classifier import load_classifier, save_classifier
 
     save_classifier(Backbone("cnn5", False).build(3), folder, ["cat", "dog", "rat"], 32)
     parts = {name: (folder / name).read_bytes() for name in ("config.json", WEIGHTS)}

@@ -37,6 +37,8 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("a table's rows", {"labelrows"}),
     ("what holds images", {"parquetfile"}),
     ("what a shelf has in common", {"readers", "methods", "writers", "bench"}),
+    ("what the network leaves on disk", {"classifier"}),
+    ("which network", {"backbone"}),
     ("built with tools", {"database", "network", "runfolder", "terminal", "config", "journal", "texttable", "placing",
                           "splits", "distributed"}),
     ("tools", {"settings", "machine", "malloc", "divergence", "neighbours", "labelnoise", "calibration", "smallloss",
@@ -56,7 +58,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
 
 # Which files may import these at module level. Elsewhere they are imported where they are needed, or not at all.
 TENSORS = {"methods", "methods/*", "divergence", "neighbours", "network", "smallloss", "mixmatch", "contrastive",
-           "pretrain", "refine", "machine", "distributed",
+           "backbone", "classifier", "pretrain", "refine", "machine", "distributed",
            "views", "features", "train", "tune", "crossfit", "plan", "score", "pipeline", "prediction", "modelexport",
            "bench/trial", "bench/speed", "bench/ranks",
            "bench/rivals", "bench/webvision"}  # fmt: skip

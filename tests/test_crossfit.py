@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from cleanweb import methods
+from cleanweb.backbone import choose_backbone
 from cleanweb.crossfit import Learned, Lesson, Task, cross_fit, folds
 from cleanweb.errors import MachineError, RunError
-from cleanweb.network import choose_backbone
 from cleanweb.records import silent
 from cleanweb.settings import CONTRASTS, RECIPES
 from cleanweb.tune import Full

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from cleanweb import manifest
+from cleanweb.backbone import Backbone
+from cleanweb.classifier import save_classifier
 from cleanweb.errors import MachineError
-from cleanweb.network import Backbone, save_classifier
 from cleanweb.settings import FORMATS
 from tests.test_cli import cleanweb
 

@@ -11,8 +11,8 @@ import duckdb
 import pytest
 
 from cleanweb import images, readers
+from cleanweb.classifier import load_classifier
 from cleanweb.errors import CleanwebError, RunError
-from cleanweb.network import load_classifier
 from cleanweb.records import ImageFacts, Status, silent
 from cleanweb.runfolder import RunFolder
 from tests.fuzz import TARGETS, _scores, fuzz

@@ -23,8 +23,10 @@ import torch
 from PIL import Image
 
 from cleanweb import checkpoint, methods, report
+from cleanweb.backbone import Backbone
+from cleanweb.classifier import load_classifier
 from cleanweb.errors import CleanwebError, MachineError, RunError
-from cleanweb.network import Backbone, Network, load_classifier
+from cleanweb.network import Network
 from cleanweb.pixelcache import PixelCache
 from cleanweb.runfolder import RunFolder
 from cleanweb.settings import FORMATS, RECIPES

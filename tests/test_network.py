@@ -10,20 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from cleanweb import network
+from cleanweb import backbone
+from cleanweb.backbone import Backbone, choose_backbone
+from cleanweb.classifier import load_classifier, save_classifier
 from cleanweb.errors import CleanwebError, MachineError, UsageError
-from cleanweb.network import (
-    FROM_SCRATCH,
-    SMALL,
-    Backbone,
-    FeatureHead,
-    MeanTeacher,
-    Network,
-    choose_backbone,
-    load_classifier,
-    save_classifier,
-    twin,
-)
+from cleanweb.network import FROM_SCRATCH, SMALL, FeatureHead, MeanTeacher, Network, twin
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "shared" / "weights" / "mobilenetv2_100"
 PUBLISHED = "mobilenetv2_100.ra_in1k"
@@ -335,14 +326,14 @@ def test_without_a_route_the_hub_does_not_answer(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr("urllib.request.getproxies", dict)
     monkeypatch.setattr("socket.create_connection", refuse)
-    assert not network._hub_answers()
+    assert not backbone._hub_answers()
 
 
 def test_behind_a_proxy_only_the_download_can_tell(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr("urllib.request.getproxies", lambda: {"https": "http://proxy:3128"})
     monkeypatch.setattr("socket.create_connection", refuse)
-    assert network._hub_answers()
+    assert backbone._hub_answers()
 
 
 @pytest.mark.parametrize("form", ["{}", "local-dir:{}"])

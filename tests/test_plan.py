@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from cleanweb import plan
+from cleanweb.backbone import Backbone
 from cleanweb.errors import UsageError
 from cleanweb.methods import METHODS, TAKE_NOISE_RATE
-from cleanweb.network import SMALL, Backbone
+from cleanweb.network import SMALL
 from cleanweb.settings import CLASSIFIER, METHOD_NAMES, PAPER_RECIPES, RECIPE_NAMES, RECIPES, TUNES, Recipe, Settings
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from cleanweb import checkpoint, methods
 from cleanweb import train as loop
+from cleanweb.backbone import Backbone
 from cleanweb.errors import MachineError, RunError
 from cleanweb.methods import Batch, Batches, Loss
-from cleanweb.network import SMALL, Backbone, MeanTeacher, Network
+from cleanweb.network import SMALL, MeanTeacher, Network
 from cleanweb.settings import Recipe
 from cleanweb.train import EpochRecord, learning_rate_factor, make_optimiser, train
 from cleanweb.views import ImageBatches, Pixels

@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from cleanweb.backbone import Backbone
 from cleanweb.bench.record import Result
 from cleanweb.bench.speed import paired
+from cleanweb.classifier import save_classifier
 from cleanweb.errors import MachineError
-from cleanweb.network import Backbone, save_classifier
 
 LABELS = ("red", "green", "blue", "grey")
 _COLOURS = ((200, 60, 60), (60, 180, 60), (60, 60, 200), (128, 128, 128))

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from cleanweb import atomic, deciding, inspection, manifest, pipeline, readers, retagging, score, tune
+from cleanweb.backbone import Backbone
 from cleanweb.bench.record import Result, commit, hardware, versions
+from cleanweb.classifier import save_classifier
 from cleanweb.errors import MachineError
-from cleanweb.network import Backbone, save_classifier
 from cleanweb.settings import Settings
 
 _TICK_S, _TELL_S = 0.2, 10.0

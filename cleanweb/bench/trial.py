@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from cleanweb import atomic, inspection, machine, manifest, methods, pipeline, plan, readers
+from cleanweb.backbone import Backbone
 from cleanweb.bench import metrics, record
 from cleanweb.bench.record import Result
 from cleanweb.bench.worlds import Made
+from cleanweb.classifier import load_classifier
 from cleanweb.methods import TAKE_NOISE_RATE, Method, unwatched
-from cleanweb.network import Backbone, load_classifier
 from cleanweb.records import Progress, Sample, silent
 from cleanweb.runfolder import RunFolder
 from cleanweb.schema import TABLES

@@ -18,8 +18,8 @@ from pathlib import Path
 from cleanweb import atomic, machine, pipeline
 from cleanweb.bench.record import Result, commit, hardware, versions
 from cleanweb.bench.trial import CleanImages
+from cleanweb.classifier import load_classifier
 from cleanweb.errors import UsageError
-from cleanweb.network import load_classifier
 from cleanweb.records import Progress, Sample, silent
 from cleanweb.runfolder import RunFolder
 from cleanweb.settings import Settings
