@@ -87,7 +87,7 @@ def choose(columns: list[str], what: str, given: str | None, table: "Path | Remo
 
 
 def _listed(columns: list[str]) -> str:
-    return f"The columns are: {', '.join(map(repr, columns))}."
+    return f"The columns, in the first line, are: {', '.join(map(repr, columns))}."
 
 
 def _snake(name: str) -> str:

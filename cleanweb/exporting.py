@@ -233,7 +233,8 @@ def _notes(format: str, rows: "pd.DataFrame", link: str) -> Iterable[str]:
         names = zip(writers.values(rows["path"]), writers.values(rows["format"]), strict=True)
         suffixes = Counter(image_name(path, kind)[1].lower() for path, kind in names)
         if passed_over := {suffix: n for suffix, n in suffixes.items() if suffix not in TORCHVISION_SUFFIXES}:
-            kinds = f"{sum(passed_over.values()):,} of these images are {', '.join(sorted(passed_over))}"
+            are = readers.count(sum(passed_over.values()), "of these images is", "of these images are")
+            kinds = f"{are} {', '.join(suffix or 'of no kind' for suffix in sorted(passed_over))}"
             reader = "torchvision's ImageFolder, with which Ultralytics reads," if format == "yolo" else (
                 "torchvision's ImageFolder")  # fmt: skip
             yield f"{kinds}, which {reader} passes over unless it is told so."

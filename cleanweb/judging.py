@@ -44,6 +44,10 @@ class Verdicts:
         found = np.bincount(self.rows["verdict"], minlength=len(_VERDICTS)).tolist()
         return dict(zip(map(str, _VERDICTS), found, strict=True))
 
+    def count_of(self, reason: str) -> int:
+        """How many rows have this reason."""
+        return int((self.rows["reason"] == self.reasons.index(reason)).sum()) if reason in self.reasons else 0
+
 
 def judge(known: Known, scored: np.ndarray, scores: Scores, decision: Decision, classes: Sequence[str]) -> Verdicts:
     """The verdict on every row, with its evidence. scored (m,): the row of each of the m scored samples.

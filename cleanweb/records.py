@@ -104,6 +104,7 @@ class ImageFacts:
     note: str = ""  # e.g. "GIF named .jpg", "animated: first of 12 frames"
 
 
+KEPT = "kept: too little was learned of its class to judge it"  # the reason of an unjudged image
 UNVERIFIED, NO_CLASS = -2, -1  # in Scores.verified: nobody has looked; it belongs to none of the classes
 
 

@@ -182,7 +182,11 @@ def fingerprint_of(settings: Settings, samples: Sequence[Sample], people: Mappin
 def _other_settings(then: Mapping[str, object], now: Mapping[str, object]) -> str:
     """Which settings differ, in words; empty where none does."""
     other = [name for name in {**then, **now} if name not in _FREE and then.get(name) != now.get(name)]
-    return ", ".join(f"{_option(name)} was {then.get(name)} and is {now.get(name)}" for name in other)
+    return ", ".join(f"{_option(name)} was {_said(then.get(name))} and is {_said(now.get(name))}" for name in other)
+
+
+def _said(value: object) -> object:
+    return "not given" if value is None else value
 
 
 def _option(name: str) -> str:

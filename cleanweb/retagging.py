@@ -10,7 +10,7 @@ import numpy as np
 
 from cleanweb import deciding, judging, malloc, manifest, report, tables
 from cleanweb.errors import UsageError
-from cleanweb.records import Progress, Scores, Target, silent
+from cleanweb.records import KEPT, Progress, Scores, Target, silent
 from cleanweb.remote import Place, place
 from cleanweb.runfolder import Outcome, RunFolder
 from cleanweb.schema import SCHEMA_VERSION, TABLES
@@ -54,6 +54,11 @@ def _decided_again(folder: RunFolder, target: Target | None, verified: Place | N
     made["runs"][list(tables.NOISE)] = judged.noise[-1]
     made["runs"]["target"] = None if target is None else json.dumps(asdict(target))
     made["runs"]["schema_version"] = SCHEMA_VERSION
+    if target is not None and (unjudged := judged.verdicts.count_of(KEPT)):
+        told.append(
+            f"The target is met among the images that could be judged; {unjudged:,} more are kept. Leave them out with "
+            f"--where \"reason NOT LIKE '%{KEPT}'\"."
+        )
     progress("retag", 2, steps)
     manifest.write(folder.path, made)
     progress("retag", 3, steps)

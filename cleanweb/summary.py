@@ -7,11 +7,12 @@ from typing import Any
 import pandas as pd
 
 from cleanweb import manifest
-from cleanweb.records import MEANING, UNREADABLE, Verdict
-from cleanweb.schema import COPIES, STATUSES, TRANSITIONS
+from cleanweb.records import KEPT, MEANING, UNREADABLE, Verdict
+from cleanweb.schema import COPIES, STATUSES, TRANSITIONS, quoted
 
 _MOST = 8  # lines of a list before it is cut
 _TOTALS = f"""SELECT count(*) FILTER (needs_review) AS needs_review, count(final_label) AS final,
+    count(*) FILTER (suffix(reason, {quoted(KEPT)})) AS unjudged,
     count(*) FILTER (duplicate_kind = 'exact') AS exact, count(*) FILTER (duplicate_kind = 'near') AS near,
     (SELECT count(*) FROM (SELECT picture FROM ({COPIES}) GROUP BY 1
                            HAVING min(given_label) <> max(given_label))) AS two_labels FROM images"""
@@ -24,6 +25,7 @@ class Summary:
     run: str  # the run folder
     verdicts: dict[str, int]  # verdict → images
     needs_review: int
+    unjudged: int  # images that are kept, since too little was learned of their class
     classifier: bool  # whether there was a final label to train one on
     noise_rate: float | None  # estimated share of wrong labels among judged pictures
     noise_interval: tuple[float, float] | None  # nominally of 95 %
@@ -57,7 +59,16 @@ class Summary:
             low, high = self.noise_interval
             rate = f"Estimated share of wrong labels: {self.noise_rate:.1%} ({low:.0%} to {high:.0%}). "
         look = _counted(self.needs_review, "verdict is", "verdicts are")
-        return [*lines, f"{rate}{look} worth a second look (needs_review)."]
+        return [*lines, f"{rate}{look} worth a second look (needs_review).", *self._unjudged_lines()]
+
+    def _unjudged_lines(self) -> list[str]:
+        if not self.unjudged:
+            return []
+        if self.noise_rate is None:
+            return ["NOTHING COULD BE JUDGED: the network has learned nothing of these labels, as where they fit the",
+                    "pictures no better than chance, or are too few. All are kept as they were given."]  # fmt: skip
+        them = _counted(self.unjudged, "image", "images")
+        return [f"{them} could not be judged, and kept the given label: too little was learned of the class."]
 
     def _class_lines(self) -> list[str]:
         noisiest = sorted(self.classes, key=lambda row: -(row["noise_rate"] or 0))
@@ -118,6 +129,7 @@ def summarise(folder: Path, notes: list[str], retag_s: float | None = None) -> S
         run=str(folder),
         verdicts={str(v): counts.get(v, 0) for v in MEANING},
         needs_review=int(totals["needs_review"]),
+        unjudged=int(totals["unjudged"]),
         classifier=bool(totals["final"]),
         noise_rate=None if pd.isna(rate) else float(rate),
         noise_interval=None if pd.isna(rate) else (float(low), float(high)),

@@ -40,7 +40,7 @@ from cleanweb.labelnoise import (
     warmed,
     warmed_given,
 )
-from cleanweb.records import NO_CLASS, UNVERIFIED, Decision, Scores, Target, Verdict
+from cleanweb.records import KEPT, NO_CLASS, UNVERIFIED, Decision, Scores, Target, Verdict
 from cleanweb.twogroups import density_ratio, null_probability, null_share
 
 FEWEST = 10  # a class of fewer images is not judged: held out in folds, hardly one of it is left to learn from
@@ -105,8 +105,8 @@ def by_evidence(scores: Scores) -> Opinion:
     seen, unseen = np.flatnonzero(judged & (scores.verified != UNVERIFIED)), p[0].copy()
     if len(seen):
         p = recalibrated(p, seen, kind(scores)[seen])
-    # of what cannot be judged no more is known than what holds on average; where nothing can, labels are believed
-    p[:, unjudged] = p[:, judged].mean(1, keepdims=True) if judged.any() else [[1.0], [0.0], [0.0]]
+    # of what cannot be judged no more is known than what holds on average; where nothing can, nothing
+    p[:, unjudged] = p[:, judged].mean(1, keepdims=True) if judged.any() else [[0.5], [0.25], [0.25]]
     return Opinion(p, floor.share, np.where(unjudged, 0, p.argmax(0)), unjudged, unseen)
 
 
@@ -353,11 +353,11 @@ def _conclude(scores: Scores, opinion: Opinion, of_people: np.ndarray) -> Decisi
     rows = np.arange(len(labels))
     others = _others(opinion, labels)
     confidence = p[best, rows] * np.where(best == 1, others.max(1), 1)
-    flow = expected_flow(labels, p, others)
-    judged = bool(((labels >= 0) & ~opinion.unjudged).any())  # else labels are believed, and nothing is known of them
+    told = labels if _anything_judged(scores, opinion) else np.full_like(labels, -1)  # else nothing is known of them
+    flow = expected_flow(told, p, others)
     others[rows[labels >= 0], labels[labels >= 0]] = -1  # never suggested, even where nothing else is believed at all
     words = np.array(["the label fits", "looks like another class", "looks like none of the classes"], dtype=object)
-    reason = np.where(opinion.unjudged, "kept: too little was learned of its class to judge it", words[best])
+    reason = np.where(opinion.unjudged, KEPT, words[best])
     return Decision(
         verdict=[(Verdict.CLEAN, Verdict.RELABELED, Verdict.OOD)[k] for k in best],
         suggested=np.where(best == 1, others.argmax(1), -1),
@@ -367,10 +367,16 @@ def _conclude(scores: Scores, opinion: Opinion, of_people: np.ndarray) -> Decisi
         confidence=confidence,
         needs_review=opinion.unjudged | (confidence < 0.75),  # less than three to one
         flow=flow,
-        noise=noise_rates(labels if judged else np.full_like(labels, -1), others.shape[1], p[0]),
+        noise=noise_rates(told, others.shape[1], p[0]),
         reliability=of_people,
         reason=list(np.where(scores.verified == UNVERIFIED, reason, "verified by a person")),
     )
+
+
+def _anything_judged(scores: Scores, opinion: Opinion) -> bool:
+    """Whether any label was, other than by a person; or all were."""
+    given, seen = scores.labels >= 0, scores.verified != UNVERIFIED
+    return bool((given & ~opinion.unjudged & ~seen).any()) or not opinion.unjudged.any()
 
 
 def _others(opinion: Opinion, labels: np.ndarray) -> np.ndarray:

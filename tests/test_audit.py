@@ -368,6 +368,16 @@ def test_commands_that_do_not_fit(world: tuple[Path, dict], tmp_path: Path) -> N
     assert cleanweb("audit", "--show", "--run", tmp_path / "nowhere")[0] == 6
 
 
+def test_an_empty_sheet_takes_no_answer_away(world: tuple[Path, dict], tmp_path: Path) -> None:
+    run, _ = world
+    sheet.write(run, draw.draw(run, 30), tmp_path / "empty.csv")
+    table = pd.read_csv(tmp_path / "empty.csv")
+    table.assign(label=table["offered_first"]).to_csv(tmp_path / "filled.csv", index=False)
+    before = sheet.take(run, tmp_path / "filled.csv").rows
+    assert (before["answer"] == CLASS).all()
+    pd.testing.assert_frame_equal(sheet.take(run, tmp_path / "empty.csv").rows, before)
+
+
 def test_answers_of_an_audit_say_nothing_of_the_one_before(world: tuple[Path, dict]) -> None:
     run, shows = world
     first = draw.draw(run, 60)

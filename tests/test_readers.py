@@ -87,6 +87,21 @@ def test_links_are_followed_once_and_loops_end(tmp_path):
     assert len(found) == len(set(found)) < 10
 
 
+def test_a_link_to_itself_and_a_pipe_are_rows_and_take_nothing_with_them(tmp_path):
+    files(tmp_path, *(f"{label}/{i}.jpg" for label in ("cat", "dog") for i in range(5)))
+    for folder in ("cat", "."):
+        (tmp_path / folder / "self.jpg").symlink_to("self.jpg")
+    os.mkfifo(tmp_path / "dog/pipe.jpg")
+    crawl = read(tmp_path)
+    found = rows(crawl)
+    assert len(found) == 13
+    assert ("cat/self.jpg", "cat", "missing") in found
+    assert ("dog/pipe.jpg", "dog", "ok") in found  # opening it tells
+    assert not any("cannot be read" in note for note in crawl.notes)
+    with pytest.raises(CrawlError, match="not a regular file"):
+        read_bytes(str(tmp_path / "dog/pipe.jpg"), None)
+
+
 def test_links_that_lead_out_of_the_crawl_are_not_followed(tmp_path):
     files(tmp_path / "crawl", "cat/a.jpg", "dog/b.jpg", "dog/deep/c.jpg")
     files(tmp_path / "elsewhere", "secret.jpg", "more/secret.jpg")

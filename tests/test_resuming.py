@@ -58,11 +58,11 @@ def test_samples_come_back_as_they_were(tmp_path: Path):
     ("change", "words"),
     [
         ({"seed": 1}, "--seed was 0 and is 1"),
-        ({"epochs": 3}, "--epochs was None and is 3"),
+        ({"epochs": 3}, "--epochs was not given and is 3"),
         ({"source": Path("other")}, "SOURCE was crawl and is other"),
         (
             {"method": "standard", "image_size": 64},
-            "--method was josrc and is standard, --image-size was None and is 64",
+            "--method was josrc and is standard, --image-size was not given and is 64",
         ),
     ],
 )

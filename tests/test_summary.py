@@ -34,6 +34,14 @@ def test_how_many_are_worth_a_look(digest: Summary, n: int, words: str) -> None:
     assert ("cleanweb review" in str(told)) == (n > 0)
 
 
+def test_what_could_not_be_judged_is_said(digest: Summary) -> None:
+    assert "could not be judged" not in str(replace(digest, unjudged=0))
+    some = str(replace(digest, unjudged=3, noise_rate=0.2, noise_interval=(0.1, 0.3)))
+    assert "3 images could not be judged" in some
+    assert "NOTHING COULD BE JUDGED" not in some
+    assert "NOTHING COULD BE JUDGED" in str(replace(digest, unjudged=3, noise_rate=None))
+
+
 def test_next_come_looking_and_auditing_before_anything_is_handed_over(digest: Summary) -> None:
     told = str(replace(digest, needs_review=5))
     places = [told.index(f"cleanweb {name} ") for name in ("review", "audit", "export", "predict")]

@@ -15,7 +15,7 @@ from sklearn.metrics import f1_score
 from cleanweb import labelnoise, verdict
 from cleanweb.labelnoise import surprise, warmed
 from cleanweb.neighbours import nearest
-from cleanweb.records import NO_CLASS, UNVERIFIED, Decision, Scores, Target, Verdict
+from cleanweb.records import KEPT, NO_CLASS, UNVERIFIED, Decision, Scores, Target, Verdict
 from cleanweb.verdict import (
     FEWEST,
     Opinion,
@@ -403,6 +403,19 @@ def test_the_asked_share_is_kept_and_it_is_the_surest(scores: Scores, keep: floa
     assert (best[opinion.unjudged] == 0).all()
 
 
+def test_where_labels_fit_no_better_than_chance_nothing_is_known_of_any():
+    rng, n, c = np.random.default_rng(0), 400, 4
+    near = np.array([rng.permutation(n)[:10] for _ in range(n)], np.int32)
+    scores = make_scores(rng.integers(0, c, n), rng.dirichlet(np.ones(c), n), near, np.ones((n, 10), np.float32))
+    d = decide(scores)
+    assert set(d.verdict) == {Verdict.CLEAN}  # as they were given
+    assert set(d.reason) == {KEPT}
+    assert d.confidence.max() <= 0.5
+    assert d.needs_review.all()
+    assert np.isnan(d.noise[:, 0]).all()
+    assert not d.flow.any()
+
+
 @pytest.mark.parametrize("precision", [0.8, 0.9, 0.95, 0.99])
 def test_the_asked_precision_is_met_with_as_many_as_it_allows(precision: float):
     scores, _, true_kind = crawl(0, 5, 0.2, 0.2)
@@ -463,12 +476,14 @@ def test_what_people_saw_sets_the_other_probabilities_right():
 
 @given(scores=anything())
 @settings(max_examples=30, deadline=None)
-def test_the_flow_counts_every_labelled_sample_once(scores: Scores):
-    flow = decide(scores).flow
+def test_the_flow_counts_every_labelled_sample_once_or_where_none_can_be_judged_none(scores: Scores):
+    decision = decide(scores)
+    flow = decision.flow
     n_classes = scores.probs.shape[1]
     assert flow.shape == (n_classes + 1, n_classes)
     assert (flow >= -1e-9).all()
     counts = np.bincount(scores.labels[scores.labels >= 0], minlength=n_classes)
+    counts = counts * ~np.isnan(decision.noise[-1, 0])
     np.testing.assert_allclose(flow.sum(0), counts, atol=1e-6)
 
 

@@ -34,9 +34,13 @@ def write(run: Path, audit: Audit, out: Path) -> None:
 
 
 def take(run: Path, table: Path, who: str = "") -> Audit:
-    """Store what the table answers to the audit that was drawn last; gives that. Errors as in `read`."""
+    """Store what the table answers to the audit that was drawn last; gives that. A ? takes no answer away: it is what
+    stands in a sheet at first. Errors as in `read`."""
     drawn = last(run)
-    answers.answer(run, drawn.audit_id, read(run, drawn, table), who)
+    there = set(drawn.rows["sample_id"][drawn.rows["answer"].isin([CLASS, NONE])])
+    said = read(run, drawn, table).items()
+    new = {sample_id: answer for sample_id, answer in said if answer != Answer(UNSURE) or sample_id not in there}
+    answers.answer(run, drawn.audit_id, new, who)
     return last(run)
 
 

@@ -7,6 +7,7 @@ nothing is written; a million samples take about 0.5 GB of memory.
 
 import os
 import re
+import stat
 import unicodedata
 from array import array
 from collections import Counter, defaultdict
@@ -159,7 +160,8 @@ def read_bytes(file: str, row: int | None) -> bytes:
     (0.02 s where its row groups hold 2,000 images of 20 kB; all of them are read for one). Raises OSError or
     CrawlError."""
     if row is None:
-        return remote.fetch(file) if is_address(file) else Path(file).read_bytes()
+        return remote.fetch(file) if is_address(file) else _regular(on_disk(file)).read_bytes()
+    file = file if is_address(file) else os.fspath(on_disk(file))
     if not _is_tar(file):
         return import_module(_PARQUET).embedded(file, row)
     with opened(file, ahead=_ONE_PICTURE_BYTES) as (tar, _):
@@ -167,6 +169,13 @@ def read_bytes(file: str, row: int | None) -> bytes:
     if isinstance(content, Unread):
         raise CrawlError(f"{file}, byte {row:,}: {content.words}.")
     return content
+
+
+def _regular(file: Path) -> Path:
+    """A pipe would be waited for."""
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise CrawlError(f"{file} is not a regular file.")
+    return file
 
 
 @contextmanager
@@ -241,12 +250,20 @@ def _files(folder: Place, notes: list[str], border: str | None) -> Iterator[str]
                         continue
                     if entry.is_symlink() and outside(entry.path, border):
                         yield entry.path
-                    elif entry.is_dir():
+                    elif is_folder(entry):
                         folders.append(entry.path)
-                    elif entry.is_file() or entry.is_symlink():
+                    else:
                         yield entry.path
         except OSError as error:
             notes.append(f"the folder {printable(here)} cannot be read: {error.strerror}")
+
+
+def is_folder(entry: "os.DirEntry[str]") -> bool:
+    """Or a link to one; not one that leads in a circle."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def border(root: Place, allow_outside: bool) -> str | None:
@@ -376,6 +393,7 @@ def _check(crawl: Crawl, source: Place) -> None:
         )
     if not classes and missing:
         web = " They are web addresses: download the images first." if "://" in missing.path else ""
+        web = " Leave file:// away: paths are expected." if missing.path.startswith("file://") else web
         raise CrawlError(
             f"None of the files that {source} names exists. The first is {missing.path!r}; looked in {crawl.root}"
             f"{'' if source.parent == crawl.root or source == crawl.root else f' and {source.parent}'}.{web}"

@@ -21,7 +21,7 @@ from cleanweb.errors import CrawlError, UsageError
 from cleanweb.labelrows import Labels
 from cleanweb.packed import Samples
 from cleanweb.parquetfile import Parquet, quoted
-from cleanweb.readers import Crawl, Namings, Place, border, hidden, opened, outside, printable
+from cleanweb.readers import Crawl, Namings, Place, border, hidden, is_folder, opened, outside, printable
 from cleanweb.records import Sample, Status
 from cleanweb.remote import Remote
 
@@ -226,9 +226,9 @@ def _unlisted(sample: Sample) -> Sample:
 def _numbered(folder: Place) -> dict[str, set[str]]:
     """number → what there is of that shard: ".parquet", ".tar", and "" for a folder."""
     found: dict[str, set[str]] = {}
-    for name, is_folder in _names(folder).items():
+    for name, holds in _names(folder).items():
         number, ending = os.path.splitext(name)  # noqa: PTH122 (names, not paths)
-        if _NUMBER.fullmatch(number) and (ending in (".parquet", ".tar") or (not ending and is_folder)):
+        if _NUMBER.fullmatch(number) and (ending in (".parquet", ".tar") or (not ending and holds)):
             found.setdefault(number, set()).add(ending)
     return found
 
@@ -239,7 +239,7 @@ def _names(folder: Place) -> dict[str, bool]:
         inside = [file[len(folder.url) + 1 :].partition("/") for file in remote.listing(folder.url)]
         return {name: bool(slash) for name, slash, _ in inside}
     with os.scandir(folder) as entries:
-        return {entry.name: entry.is_dir() for entry in entries}
+        return {entry.name: is_folder(entry) for entry in entries}
 
 
 def _columns(folder: Place, number: str) -> bool:

@@ -6,10 +6,9 @@ import warnings
 from collections import OrderedDict
 from hashlib import blake2b
 from io import BytesIO
-from pathlib import Path
 
 from cleanweb.images import thumbnail
-from cleanweb.readers import read_bytes
+from cleanweb.readers import on_disk, read_bytes
 from cleanweb.records import MOST_BYTES, UNREADABLE
 from cleanweb.remote import is_address
 
@@ -41,7 +40,7 @@ class Pictures:
         if is_address(file):
             return blake2b(f"{file}\0{row}\0{size}".encode(errors="replace"), digest_size=12).hexdigest()
         try:
-            state = Path(file).stat()
+            state = on_disk(file).stat()
         except OSError as problem:
             raise NoPicture(f"the file cannot be read any more: {problem.strerror}") from None
         if not stat.S_ISREG(state.st_mode) or (row is None and state.st_size > MOST_BYTES):
