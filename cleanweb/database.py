@@ -46,7 +46,7 @@ def alone(run: Path) -> Iterator[None]:
 
     file = file_of(run)
     if not file.exists():
-        raise RunError(f"no manifest in {file.parent}; run cleanweb fit first or give --run")
+        raise _no_manifest(file)
     lock = FileLock(file.parent / ".manifest.lock", is_singleton=True, timeout=PATIENCE_S)
     try:
         lock.acquire()
@@ -202,12 +202,18 @@ def _parts(con: Connection, file: Path) -> list[str]:
     return parts.files(location, n, file.absolute().parent)
 
 
+def _no_manifest(file: Path) -> RunError:
+    if (file.parent / "unfinished").exists():
+        return RunError(f"no manifest in {file.parent} yet: its run is unfinished. Give the same cleanweb fit again")
+    return RunError(f"no manifest in {file.parent}; run cleanweb fit first or give --run")
+
+
 @contextmanager
 def _words_of(file: Path) -> Iterator[None]:
     """DuckDB's errors while opening, in words."""
     try:
         if not file.exists():
-            raise RunError(f"no manifest in {file.parent}; run cleanweb fit first or give --run")
+            raise _no_manifest(file)
         yield
     except (duckdb.Error, OSError) as error:
         broken = f"cannot read {file}; if it is damaged, run cleanweb fit --fresh"

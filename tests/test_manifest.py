@@ -487,6 +487,9 @@ def test_an_unread_query_holds_nothing_open(run, tmp_path):
 def test_no_manifest(tmp_path):
     with pytest.raises(RunError, match=r"no manifest in .*; run cleanweb fit first or give --run"):
         manifest.query(tmp_path, "SELECT 1")
+    (tmp_path / "unfinished").mkdir()
+    with pytest.raises(RunError, match=r"its run is unfinished. Give the same cleanweb fit again"):
+        manifest.read(tmp_path, "images")
     with pytest.raises(RunError, match="no manifest in nowhere"):
         manifest.read(Path("nowhere"), "images")
 

@@ -99,10 +99,10 @@ def raising(error: Exception) -> Callable[..., None]:
 
 def test_another_network_than_asked_for_is_told_before_training(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was said at the end alone, after the hours that the wrong network took."""
-    from cleanweb import network, pipeline
+    from cleanweb import backbone, pipeline
     from cleanweb.errors import CrawlError
 
-    monkeypatch.setattr(network, "_hub_answers", lambda: False)
+    monkeypatch.setattr(backbone, "_hub_answers", lambda: False)
 
     def stop(*_: object, **__: object) -> None:
         raise CrawlError("enough")

@@ -8,7 +8,7 @@ import typer
 from cleanweb import config
 from cleanweb.commands import JsonOption, Quiet, Verbose, came_from, print_summary
 from cleanweb.errors import SomeUnreadable, UsageError
-from cleanweb.remote import place
+from cleanweb.remote import is_address, place
 from cleanweb.settings import DEFAULT_RUN, LEAST, MOST_SEED, Settings, checked, located, outputs
 from cleanweb.terminal import Method, Pretrain, RecipeName, Tune, showing_progress, words_for_errors
 from cleanweb.usage import SETTINGS_FILE
@@ -123,6 +123,10 @@ def fit(
             hyperparameters=_parsed(hyperparameters or []), origin=_origin(ctx),
         )  # fmt: skip
     with words_for_errors(), showing_progress(quiet) as progress:
+        from cleanweb import readers
+
+        if not is_address(source):
+            readers.refuse_missing(settings.source, settings.labels)  # torch takes seconds to load
         from cleanweb import distributed, pipeline, summary
 
         with distributed.world() as tells:

@@ -82,11 +82,16 @@ def read(
     return replace(crawl, notes=_counts(crawl.samples) + crawl.notes + told)
 
 
-def _first_read(source: Place, labels: Place | None, *how: Any) -> Crawl:
-    """What the first reader gives whose source it is."""
+def refuse_missing(source: Place, labels: Place | None) -> None:
+    """Raises CrawlError where one of them is not there."""
     for what, path in (("source", source), ("table", labels)):
         if path is not None and not path.exists() and not _means_tars(path):
-            raise CrawlError(f"Nothing found at {path}: looked for the {what} there. Check the spelling.")
+            raise CrawlError(f"Nothing found at {absolute(path)}: looked for the {what} there. Check the spelling.")
+
+
+def _first_read(source: Place, labels: Place | None, *how: Any) -> Crawl:
+    """What the first reader gives whose source it is."""
+    refuse_missing(source, labels)
     for module in map(import_module, READERS.values()):
         if module.sniff(source, labels):
             found: Crawl = module.read(source, labels, *how)
