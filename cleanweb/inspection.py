@@ -14,7 +14,7 @@ from cleanweb.errors import CrawlError, MachineError
 from cleanweb.journal import Journal
 from cleanweb.packed import FactsOf
 from cleanweb.pixelcache import PixelCache
-from cleanweb.records import CLOSED, COPIES, ImageFacts, Progress, Sample, Status, silent
+from cleanweb.records import CLOSED, ImageFacts, Progress, Sample, Status, silent
 from cleanweb.settings import fingerprint_of_all
 from cleanweb.workers import free_memory
 
@@ -93,8 +93,8 @@ def copies_among(
     file = folder / f"copies-{fingerprint_of_all(fact.pixel_digest for fact in facts)}.npz"
 
     def look() -> dict[str, np.ndarray]:
-        found = duplicates.group(samples, facts, duplicates.picture_comparison(cache.load))
-        return {"kept": found.kept, "kind": np.array([COPIES.index(kind) for kind in found.kind], np.uint8)}
+        kept, kind = duplicates.group(samples, facts, duplicates.picture_comparison(cache.load))
+        return {"kept": kept, "kind": kind}
 
     found = checkpoint.once(file, look)
     return found["kept"], found["kind"]
