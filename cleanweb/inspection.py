@@ -149,9 +149,10 @@ def refuse_too_many(n: int, c: int) -> None:
         )
 
 
-def encode(labels: Sequence[str | None], classes: list[str] | None = None) -> tuple[list[str], np.ndarray]:
-    """The class names, sorted, and each label's place among them, −1 where there is none: (n,) int64."""
-    classes = sorted({label for label in labels if label is not None}) if classes is None else classes
+def encode(labels: Sequence[str | None]) -> tuple[list[str], np.ndarray]:
+    """The class names, sorted, and each label's place among them, −1 where there is none: (n,) int64. Raises CrawlError
+    where there are fewer than two."""
+    classes = sorted({label for label in labels if label is not None})
     if len(classes) < 2:
         raise CrawlError(f"There are {len(classes)} classes among the readable images: at least two are needed.")
     place = {label: i for i, label in enumerate(classes)}

@@ -33,14 +33,6 @@ class PixelCache:
         self.folder, self.index, self.again = Path(folder), index, again
 
     @classmethod
-    def open(cls, folder: Path) -> "PixelCache":
-        """The cache that an earlier process saved in `folder`. Raises RunError where there is none."""
-        try:
-            return cls(folder, np.load(Path(folder) / "index.npy", allow_pickle=False))
-        except (OSError, ValueError) as error:
-            raise RunError(f"No complete pixel cache in {folder} ({error}). Inspect the crawl again.") from None
-
-    @classmethod
     def save(cls, folder: Path, n: int, places: "Places") -> "PixelCache":
         """The cache of n samples whose squares `append` has put at `places`: its index, written whole or not at all."""
         index = scratch.zeros(n, _PLACE)
@@ -54,10 +46,6 @@ class PixelCache:
         """The cache of these samples alone (m,), numbered from 0."""
         again = None if self.again is None else partial(_again_among, self.again, indices)
         return PixelCache(self.folder, scratch.copied(self.index[indices]), again)
-
-    def side(self, i: int) -> int:
-        """The stored side of sample i in pixels; 0 where it has none."""
-        return int(self.index["side"][i]) if 0 <= i < len(self.index) else 0
 
     def load(self, indices: Sequence[int] | np.ndarray, size: int) -> np.ndarray:
         """(b, size, size, 3) uint8: the squares of these samples, resized where they are stored in another size. Raises

@@ -25,7 +25,6 @@ from PIL import Image
 from cleanweb import checkpoint, methods, report
 from cleanweb.errors import CleanwebError, MachineError, RunError
 from cleanweb.network import Backbone, Network, load_classifier
-from cleanweb.pixelcache import PixelCache
 from cleanweb.runfolder import RunFolder
 from cleanweb.settings import FORMATS, RECIPES
 from cleanweb.terminal import one_line, plain
@@ -357,20 +356,16 @@ def test_a_hostile_checkpoint_is_refused(tmp_path: Path, mark: Path, how: str) -
         torch.save(state, stream, _use_new_zipfile_serialization=how == "torch")
     file.write_bytes(stream.getvalue())
     assert train(learner(), lambda _: iter(()), RECIPES["auto"]["small"], 1, file)[0].epoch == 1  # begun anew
-    checkpoint.write(file, stream.getbuffer())  # with a check sum that is right
+    checkpoint.write(file, lambda into: into.write(stream.getbuffer()))  # with a check sum that is right
     with pytest.raises(RunError, match="--fresh"):
         train(learner(), lambda _: iter(()), RECIPES["auto"]["small"], 1, file)
     assert not mark.exists()
 
 
 def test_hostile_arrays_are_refused(tmp_path: Path, mark: Path) -> None:
-    for arrays in ({"probs": np.array([Harm(mark)], dtype=object)}, None):
-        stream = io.BytesIO()
-        if arrays:
-            np.savez(stream, **arrays)
-        else:
-            stream.write(pickle.dumps(Harm(mark)))
-        checkpoint.write(tmp_path / "x.npz", stream.getbuffer())
+    arrays = {"probs": np.array([Harm(mark)], dtype=object)}
+    for fill in (lambda stream: np.savez(stream, **arrays), lambda stream: pickle.dump(Harm(mark), stream)):
+        checkpoint.write(tmp_path / "x.npz", fill)
         with pytest.raises(RunError, match="--fresh"):
             checkpoint.read_arrays(tmp_path / "x.npz")
     assert not mark.exists()
@@ -411,9 +406,6 @@ def test_hostile_scores_and_pixels_are_refused(run: Path, tmp_path: Path, mark: 
     (own / "scores.npz").write_bytes(pickle.dumps(Harm(mark)))
     with pytest.raises(RunError):
         RunFolder(own).load_scores()
-    np.save(tmp_path / "index.npy", np.array([Harm(mark)], dtype=object))
-    with pytest.raises(RunError):
-        PixelCache.open(tmp_path)
     assert not mark.exists()
 
 
