@@ -145,6 +145,17 @@ class Remote:
 Place = Path | Remote  # a file or a folder, here or elsewhere
 
 
+def refuse_inside(out: Place, crawl: Place, option: str) -> None:
+    """Raises UsageError where `out` is the crawl's folder or lies in it, among its own images; option: what it was
+    given as."""
+    if isinstance(out, Path) and isinstance(crawl, Path):
+        inside = out.resolve().is_relative_to(crawl.resolve())
+    else:
+        inside = f"{out}/".startswith(f"{crawl}/")
+    if inside:
+        raise UsageError(f"{out} lies inside the crawl {crawl}, where nothing is written. Give another {option}.")
+
+
 # --- single requests ------------------------------------------------------------------------------------------------
 
 

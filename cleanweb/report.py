@@ -19,6 +19,7 @@ from cleanweb import atomic, audit, charts, manifest, thumbnails
 from cleanweb.audit.statement import findings
 from cleanweb.errors import UsageError
 from cleanweb.records import MEANING, UNREADABLE, Progress, Verdict, silent
+from cleanweb.remote import place, refuse_inside
 from cleanweb.runfolder import RunFolder
 from cleanweb.schema import STATUSES, TRANSITIONS
 from cleanweb.thumbnails import Sheet
@@ -45,9 +46,7 @@ def write(run: Path, out: Path | None = None, progress: Progress = silent) -> Pa
     target = out or ours
     if target.exists() and target.resolve() != ours.resolve():
         raise UsageError(f"{target} exists and is not overwritten. Give another --out.")
-    root = manifest.read(run, "runs")["root"].iloc[0]
-    if root and target.resolve().is_relative_to(Path(root).resolve()):
-        raise UsageError(f"{target} lies inside the crawl {root}, where nothing is written. Give another --out.")
+    refuse_inside(target, place(manifest.read(run, "runs")["root"].iloc[0]), "--out")
     atomic.make_folder(target.parent)
     atomic.write_text(target, render(run, progress))
     return target

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cleanweb import atomic, runlock, scratch
-from cleanweb.errors import RunError, UsageError
+from cleanweb import atomic, remote, runlock, scratch
+from cleanweb.errors import RunError
 from cleanweb.records import Scores
 from cleanweb.remote import Place
 
@@ -62,8 +62,7 @@ class RunFolder:
 
     def refuse_inside(self, crawl: Place) -> None:
         """Raises UsageError where the run would be written among the crawl's own images."""
-        if isinstance(crawl, Path) and self.path.resolve().is_relative_to(crawl.resolve()):
-            raise UsageError(f"The run folder {self.path} lies inside the crawl {crawl}. Give an --out outside it.")
+        remote.refuse_inside(self.path, crawl, "--out")
 
     def parts(self) -> list[Path]:
         """What a finished run consists of, the manifest last."""
