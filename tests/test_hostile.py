@@ -27,8 +27,9 @@ from cleanweb.errors import CleanwebError, MachineError, RunError
 from cleanweb.network import Backbone, Network, load_classifier
 from cleanweb.runfolder import RunFolder
 from cleanweb.settings import FORMATS, RECIPES
-from cleanweb.terminal import one_line, plain
+from cleanweb.terminal import plain
 from cleanweb.train import train
+from cleanweb.visible import visible
 from tests.test_cli import cleanweb
 
 HOUSE = Path(__file__).parent.parent / "cleanweb"
@@ -171,7 +172,7 @@ def test_fit_steers_no_terminal_and_forges_no_line(hostile: tuple[Path, Path, st
 
 def test_what_makes_letters_is_left_alone() -> None:
     assert plain("ünï 🧑‍🌾 می‌خواهم\n\t") == "ünï 🧑‍🌾 می‌خواهم\n\t"
-    assert one_line("a\nb\tc\x1b\u202e\U000e0001") == r"a\nb\tc\x1b\u202e\U000e0001"
+    assert visible("a\nb\tc\x1b\u202e\U000e0001") == r"a\nb\tc\x1b\u202e\U000e0001"
     assert plain("\udcff") == r"\udcff"
 
 
@@ -186,11 +187,11 @@ def test_names_that_are_not_text_can_be_predicted(run: Path, crawl: Path, tmp_pa
 
 
 def _is_safe(said: ast.expr) -> bool:
-    """A text of our own, or one that has gone through `plain` or JSON; in an f-string each part."""
+    """A text of our own, or one that has gone through `plain`, `visible` or JSON; in an f-string each part."""
     match said:
         case ast.Constant():
             return True
-        case ast.Call(func=ast.Name(id="plain" | "one_line" | "len")) | ast.Call(func=ast.Attribute(attr="dumps")):
+        case ast.Call(func=ast.Name(id="plain" | "visible" | "len")) | ast.Call(func=ast.Attribute(attr="dumps")):
             return True
         case ast.IfExp(body=body, orelse=orelse):
             return _is_safe(body) and _is_safe(orelse)

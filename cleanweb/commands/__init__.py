@@ -9,7 +9,8 @@ from cleanweb import config
 from cleanweb.errors import RunError
 from cleanweb.remote import on_disk
 from cleanweb.settings import outputs
-from cleanweb.terminal import echo_json, log_to_stderr, one_line, words_for_errors
+from cleanweb.terminal import echo_json, log_to_stderr, words_for_errors
+from cleanweb.visible import visible
 
 if TYPE_CHECKING:
     from cleanweb.summary import Summary
@@ -62,4 +63,4 @@ def print_summary(digest: "Summary", as_json: bool, quiet: bool) -> None:
         echo_json(digest.to_json())
     elif not quiet:
         for line in digest.lines():
-            typer.echo(one_line(line))
+            typer.echo(visible(line))

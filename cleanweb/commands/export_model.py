@@ -8,7 +8,8 @@ import typer
 from cleanweb.commands import JsonOption, Quiet, RunOption, Verbose
 from cleanweb.remote import on_disk
 from cleanweb.settings import DEFAULT_RUN, MODEL_FORMATS
-from cleanweb.terminal import choice, echo_json, one_line, showing_progress, words_for_errors
+from cleanweb.terminal import choice, echo_json, showing_progress, words_for_errors
+from cleanweb.visible import visible
 
 if TYPE_CHECKING:
     Format = str
@@ -50,4 +51,4 @@ def export_model(
     if as_json:
         echo_json({"out": str(target), "format": str(format), "largest_difference": difference})
     elif not quiet:
-        typer.echo(one_line(f"{target}: the classifier as {format}, largest difference {difference:.2g}."))
+        typer.echo(visible(f"{target}: the classifier as {format}, largest difference {difference:.2g}."))
