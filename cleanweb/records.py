@@ -105,6 +105,7 @@ class ImageFacts:
 
 
 UNVERIFIED, NO_CLASS = -2, -1  # in Scores.verified: nobody has looked; it belongs to none of the classes
+VERIFIED = "verified by a person"  # the reason of a verdict that a person has given
 
 
 @dataclass(frozen=True, slots=True)
