@@ -157,7 +157,7 @@ def _embedded(file: str, positions_of: dict[int, list[int]]) -> writers.Contents
 
 
 def _openable(file: str) -> Path | None:
-    source = readers.on_disk(file)
+    source = readers.unescaped(file)
     try:
         if source.is_file():
             source.open("rb").close()
@@ -188,7 +188,7 @@ def _still_inside(rows: "pd.DataFrame", border: str | None) -> "pd.DataFrame":
     def kept(file: str | None, path: str) -> str | None:
         if file is None or is_address(file) or Path(path).is_absolute():  # what the table itself named
             return file
-        folder, name = os.path.split(readers.on_disk(file))
+        folder, name = os.path.split(readers.unescaped(file))
         link = os.path.islink(os.path.join(folder, name))  # noqa: PTH114, PTH118 (strings: there may be millions)
         target = os.path.realpath(os.path.join(folder, name)) if link else os.path.join(real(folder), name)  # noqa: PTH118
         return file if readers.within(target, border) else None

@@ -50,7 +50,7 @@ def is_address(place: object) -> bool:
     return _ADDRESS.match(str(place)) is not None
 
 
-def on_disk(path: Path) -> Path:
+def on_this_machine(path: Path) -> Path:
     """The path. Raises UsageError where an address was meant."""
     if isinstance(place(path), Remote):
         words = f"{place(path)}: this must lie on this machine. Write it here and copy it, or copy it here first."

@@ -274,7 +274,7 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def on_disk(file: str) -> Path:
+def unescaped(file: str) -> Path:
     """The file of that `printable` name."""
     if os.path.exists(file):  # noqa: PTH110 (Path.exists raises where a name is too long or holds a NUL)
         return Path(file)

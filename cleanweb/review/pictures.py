@@ -18,7 +18,7 @@ _QUALITY = {"small": 78, "large": 88}
 _MOST_BYTES = 96 << 20
 _AT_ONCE = threading.Semaphore(3)  # pictures in decoding: each may take 0.5 GB, where it is as large as is allowed
 
-Place = tuple[str | None, int | None, str, str | None]  # of an image: file, row in it, status, error
+Source = tuple[str | None, int | None, str, str | None]  # of an image: file, row in it, status, error
 
 
 class NoPicture(Exception):
