@@ -332,6 +332,20 @@ def test_the_whole_way_in_an_object_store(
     assert "inside the crawl" in err
 
 
+class Refusing:
+    def put_file(self, file: str, to: str) -> None:
+        raise PermissionError("not yours")
+
+
+def test_what_cannot_be_copied_is_said_to_be_written_and_not_read(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "x.csv").write_text("path\n")
+    monkeypatch.setattr(remote, "_store", lambda url: Refusing())
+    with pytest.raises(MachineError) as told:
+        remote.upload(tmp_path, "s3://crawls/out")
+    words = "cannot be copied: s3://crawls/out/x.csv cannot be written (PermissionError: not yours)"
+    assert str(told.value) == f"{tmp_path / 'x.csv'} {words}"
+
+
 FAR = Remote("s3://crawls/classes")
 
 
