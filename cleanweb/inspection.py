@@ -28,8 +28,11 @@ def inspect(
     room_bytes: int | None = None,
 ) -> tuple[FactsOf, PixelCache]:
     """Facts of every sample, and the pixels, which are kept in the folder `pixels` as far as there is room; a row that
-    names a path again has its first row's facts. torchrun's ranks share the files, on `workers` processes each."""
+    names a path again has its first row's facts. torchrun's ranks share the files, on `workers` processes each. Raises
+    CrawlError where none can be read."""
     to_open = np.flatnonzero([sample.status not in CLOSED for sample in samples])
+    if not len(to_open):
+        raise CrawlError("No row of the crawl names a file that can be opened.")
     journal, ranks = images.begin(pixels, side_px, len(to_open)), distributed.size()
     left = _left(to_open, journal)
     if ranks > 1 and len(left):
