@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cleanweb import atomic, images, journal, readers, runlock
-from cleanweb.errors import CleanwebError, MachineError, UsageError
+from cleanweb import atomic, images, journal, readers, remote, runlock
+from cleanweb.errors import CleanwebError, MachineError
 from cleanweb.records import Sample
 from cleanweb.remote import Place
 from cleanweb.settings import fingerprint_of_all
@@ -31,8 +31,7 @@ GB = 10**9
 
 def refuse_inside(folder: Path, crawl: Place) -> None:
     """Raises UsageError where the cache would be written among the crawl's own images."""
-    if isinstance(crawl, Path) and folder.resolve().is_relative_to(crawl.resolve()):
-        raise UsageError(f"--cache-dir {folder} lies inside the crawl {crawl}. Give one outside it.")
+    remote.refuse_inside(folder, crawl, "--cache-dir")
 
 
 @contextmanager

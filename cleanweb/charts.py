@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
 JUDGED = ("clean", "relabeled", "ood")
 
@@ -17,7 +18,6 @@ _ROW, _ROWS, _GAP = 40, (0, 80, 160), 16  # height of a bar, where the three row
 CHART = (420, 210)
 LEFT, RIGHT, TOP, BOTTOM = 52, 408, 12, 170  # of the plot inside the chart; what is around it is for the axes' words
 BINS = 20
-_Z2 = 1.96**2  # of an interval of 95 %
 MOST_POINTS = 300  # of a line: more than a screen can show would only make the file larger
 
 
@@ -103,10 +103,8 @@ def reliability(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
     """Rows of the manifest's table `reliability` as points, each with its Wilson interval of 95 %."""
     points = []
     for row in rows:
-        n, share = row["images"], row["share_right"]
-        middle = (share + _Z2 / (2 * n)) / (1 + _Z2 / n)
-        half = math.sqrt(_Z2 * (share * (1 - share) + _Z2 / (4 * n)) / n) / (1 + _Z2 / n)
-        low, high = max(0.0, middle - half), min(1.0, middle + half)
+        n, share = int(row["images"]), row["share_right"]
+        low, high = map(float, binomtest(round(share * n), n).proportion_ci(method="wilson"))
         points.append(dict(row) | {"low": low, "high": high, "x": round(LEFT + row["p_clean"] * (RIGHT - LEFT), 1),
                                    "y": _up(share), "y_low": _up(low), "y_high": _up(high)})  # fmt: skip
     return points

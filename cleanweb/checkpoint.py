@@ -18,13 +18,9 @@ _AT_ONCE = 2**20  # bytes
 log = logging.getLogger(__name__)
 
 
-def write(file: Path, content: bytes | memoryview) -> None:
-    """Keep `content`; what `file` held is kept too, as <name>.before. Raises MachineError where the disk refuses."""
-    write_through(file, lambda stream: stream.write(content))
-
-
-def write_through(file: Path, fill: Callable[[IO[bytes]], object]) -> None:
-    """`write`, of what `fill` puts into the stream: it need not be in memory as a whole."""
+def write(file: Path, fill: Callable[[IO[bytes]], object]) -> None:
+    """Keep what `fill` puts into the stream, which need not be in memory as a whole; what `file` held is kept too, as
+    <name>.before. Raises MachineError where the disk refuses."""
     with atomic.writing(file) as draft:
         with draft.open("x+b") as stream:
             stream.write(bytes(_DIGEST_BYTES))
@@ -63,7 +59,7 @@ def _whole(file: Path) -> Path | None:
 
 def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """`write`, of named arrays."""
-    write_through(file, lambda stream: np.savez(stream, **arrays))  # type: ignore[arg-type]  # any name for `allow_pickle`
+    write(file, lambda stream: np.savez(stream, **arrays))  # type: ignore[arg-type]  # any name for `allow_pickle`
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray] | None:

@@ -28,8 +28,3 @@ def js_divergence(p: Tensor, q: Tensor) -> Tensor:
     """D_JS(p ‖ q), Jo-SRC Eq. 2: bits (n,), in [0, 1], symmetric, 0 iff p = q."""
     middle = (_full(p) + _full(q)) / 2
     return ((kl_divergence(p, middle) + kl_divergence(q, middle)) / 2).clamp(0, 1)
-
-
-def entropy(p: Tensor) -> Tensor:
-    """H(p) = −Σ_c p_c·log₂ p_c, bits (n,), in [0, log₂ c]."""
-    return -(_full(p) * log2(p)).sum(1)

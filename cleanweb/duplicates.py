@@ -11,28 +11,18 @@ import hashlib
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import combinations, groupby
 
 import numpy as np
 
-from cleanweb.records import ImageFacts, Sample, Status
+from cleanweb.records import COPIES, ImageFacts, Sample, Status
 
 Pairs = tuple[np.ndarray, np.ndarray]  # (m,), (m,)
 SamePicture = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (m,), (m,) sample indices → (m,) bool
 
 PAIRS = 1 << 9  # pairs looked at together: 2 × 512 thumbnails of 12 KB, and a handful of copies
+MOST_BITS = 8  # in which the perceptual hashes of near copies differ
 CROWD = 64  # pictures with one and the same hash of which each is compared with so many at most
-
-
-@dataclass(frozen=True)
-class Duplicates:
-    """What shows the same picture, n samples."""
-
-    kept: np.ndarray  # (n,) int64: index of the copy that is kept; a sample's own where it is that, or has no copy
-    kind: list[str]  # n: "exact" or "near" to its kept copy; "" where it is kept itself
-    groups: list[list[int]]  # the indices of every group of two or more, its kept copy first
-    conflicts: list[list[int]]  # those groups whose copies carry different labels
 
 
 def first_rows(samples: Sequence[Sample]) -> dict[int, int]:
@@ -46,12 +36,10 @@ def first_rows(samples: Sequence[Sample]) -> dict[int, int]:
 
 
 def group(
-    samples: Sequence[Sample],
-    facts: Sequence[ImageFacts],
-    same_picture: SamePicture | None,
-    max_distance: int = 8,
-) -> Duplicates:
-    """Group the n samples by picture; without `same_picture` only exact copies.
+    samples: Sequence[Sample], facts: Sequence[ImageFacts], same_picture: SamePicture
+) -> tuple[np.ndarray, np.ndarray]:
+    """Group the n samples by picture: the index of each one's kept copy (n,) int64, its own where it is that or has no
+    copy; and what kind of copy of it each is (n,) uint8, a place in `COPIES`.
 
     A near copy must match its kept copy itself, not a chain of others. Kept is the copy whose label most of the group
     carries, then the one with most pixels, then the first. Only usable samples take part: labeled, readable, and the
@@ -72,12 +60,11 @@ def group(
     near = _Lists()
     usable, hashes = np.delete(usable, again), np.delete(hashes, again)
     del digests, head, again  # many, and not needed any more
-    if same_picture is not None:
-        for i, j in near_pairs(usable, hashes, same_picture, max_distance):
-            near[i].append(j)
-            near[j].append(i)
+    for i, j in near_pairs(usable, hashes, same_picture):
+        near[i].append(j)
+        near[j].append(i)
     stars = _stars(copies, near, samples, facts)
-    return _duplicates(stars, copies, first, samples)
+    return _kept(stars, copies, first, samples)
 
 
 class _Lists(defaultdict[int, list[int]]):
@@ -145,35 +132,30 @@ def _stars(copies: _Lists, near: _Lists, samples: Sequence[Sample], facts: Seque
     return stars
 
 
-def _duplicates(stars: list[list[int]], copies: _Lists, first: dict[int, int], samples: Sequence[Sample]) -> Duplicates:
-    kept, kind = np.arange(len(samples)), [""] * len(samples)
-    groups = []
+def _kept(
+    stars: list[list[int]], copies: _Lists, first: dict[int, int], samples: Sequence[Sample]
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `group` gives them."""
+    kept, kind = np.arange(len(samples)), np.zeros(len(samples), np.uint8)
     for star in stars:
-        members = [i for picture in star for i in copies.of(picture)]
-        if len(members) == 1:
-            continue
-        labels = Counter(samples[i].given_label for i in members)
+        labels = Counter(samples[i].given_label for picture in star for i in copies.of(picture))
         best = min(
             (i for i in copies.of(star[0]) if i not in first), key=lambda i: (-labels[samples[i].given_label], i)
         )
         for picture in star:
             for i in copies.of(picture):
                 if i != best:
-                    kept[i], kind[i] = best, "exact" if picture == star[0] else "near"
-        groups.append([best, *sorted(i for i in members if i != best)])
-    groups.sort()
-    return Duplicates(kept, kind, groups, [g for g in groups if len({samples[i].given_label for i in g}) > 1])
+                    kept[i], kind[i] = best, COPIES.index("exact" if picture == star[0] else "near")
+    return kept, kind
 
 
 # --- near copies ----------------------------------------------------------------------------------------------------
 
 
-def near_pairs(
-    index: np.ndarray, hashes: np.ndarray, same_picture: SamePicture, max_distance: int
-) -> Iterator[tuple[int, int]]:
-    """The pairs (i, j) of `index` (n,) whose hashes (n,) uint64 differ in at most `max_distance` bits and that
-    `same_picture` confirms."""
-    for a, b in _batches(close_hashes(hashes, max_distance)):
+def near_pairs(index: np.ndarray, hashes: np.ndarray, same_picture: SamePicture) -> Iterator[tuple[int, int]]:
+    """The pairs (i, j) of `index` (n,) whose hashes (n,) uint64 differ in at most MOST_BITS and that `same_picture`
+    confirms."""
+    for a, b in _batches(close_hashes(hashes, MOST_BITS)):
         same = same_picture(index[a], index[b])
         yield from zip(index[a[same]].tolist(), index[b[same]].tolist(), strict=True)
 

@@ -15,7 +15,7 @@ from cleanweb import manifest, readers, remote, splits, writers
 from cleanweb.drafts import refuse_existing
 from cleanweb.errors import CrawlError, MachineError, UsageError
 from cleanweb.records import Progress, silent
-from cleanweb.remote import Place, Remote, is_address
+from cleanweb.remote import Place, Remote, is_address, place, refuse_inside
 from cleanweb.safenames import TORCHVISION_SUFFIXES, image_name
 
 if TYPE_CHECKING:
@@ -76,10 +76,11 @@ def export(
         out = Path(os.devnull)
     out = out or new_name(run, only, writers.load(format).SUFFIX)
     made = manifest.read(run, "runs").iloc[0]
+    root = place(made["root"])
     if stream is None:
-        _refuse_inside(out, Path(made["root"]))
+        refuse_inside(out, root, "--out")
     if format not in writers.TABLES:
-        rows = _still_inside(rows, readers.border(Path(made["root"]), _may_lead_outside(made["settings"])))
+        rows = _still_inside(rows, readers.border(root, _may_lead_outside(made["settings"])))
     asked = writers.Export(rows, out, link, contents, progress, tuple(shares))
     if stream is not None and not dry_run:
         writers.load(format).write_stream(asked, stream)
@@ -105,9 +106,7 @@ def format_by_ending(out: Place | None) -> str:
 @contextmanager
 def _made_here(run: Path, out: Remote, dry_run: bool) -> Iterator[Path]:
     """Where an export is made that goes to an address; it is copied there when it is complete, and removed here."""
-    root = manifest.read(run, "runs")["root"].iloc[0]
-    if f"{out}/".startswith(f"{root}/"):
-        raise UsageError(f"{out} lies inside the crawl {root}, where nothing is written. Give another --out.")
+    refuse_inside(out, place(manifest.read(run, "runs")["root"].iloc[0]), "--out")
     try:
         if out.exists():
             raise UsageError(f"{out} is there already, and nothing is overwritten. Give another --out.")
@@ -158,7 +157,7 @@ def _embedded(file: str, positions_of: dict[int, list[int]]) -> writers.Contents
 
 
 def _openable(file: str) -> Path | None:
-    source = readers.on_disk(file)
+    source = readers.unescaped(file)
     try:
         if source.is_file():
             source.open("rb").close()
@@ -189,18 +188,13 @@ def _still_inside(rows: "pd.DataFrame", border: str | None) -> "pd.DataFrame":
     def kept(file: str | None, path: str) -> str | None:
         if file is None or is_address(file) or Path(path).is_absolute():  # what the table itself named
             return file
-        folder, name = os.path.split(readers.on_disk(file))
+        folder, name = os.path.split(readers.unescaped(file))
         link = os.path.islink(os.path.join(folder, name))  # noqa: PTH114, PTH118 (strings: there may be millions)
-        place = os.path.realpath(os.path.join(folder, name)) if link else os.path.join(real(folder), name)  # noqa: PTH118
-        return file if readers.within(place, border) else None
+        target = os.path.realpath(os.path.join(folder, name)) if link else os.path.join(real(folder), name)  # noqa: PTH118
+        return file if readers.within(target, border) else None
 
     places = zip(writers.values(rows["file"]), writers.values(rows["path"]), strict=True)
     return rows.assign(file=[kept(*place) for place in places])
-
-
-def _refuse_inside(out: Path, crawl: Path) -> None:
-    if out.resolve().is_relative_to(crawl.resolve()):
-        raise UsageError(f"{out} lies inside the crawl {crawl}, where nothing is written. Give another --out.")
 
 
 def _foreseen(format: str, asked: writers.Export) -> writers.Written:

@@ -14,7 +14,7 @@ from cleanweb.errors import CrawlError, MachineError
 from cleanweb.journal import Journal
 from cleanweb.packed import FactsOf
 from cleanweb.pixelcache import PixelCache
-from cleanweb.records import CLOSED, COPIES, ImageFacts, Progress, Sample, Status, silent
+from cleanweb.records import CLOSED, ImageFacts, Progress, Sample, Status, silent
 from cleanweb.settings import fingerprint_of_all
 from cleanweb.workers import free_memory
 
@@ -28,8 +28,11 @@ def inspect(
     room_bytes: int | None = None,
 ) -> tuple[FactsOf, PixelCache]:
     """Facts of every sample, and the pixels, which are kept in the folder `pixels` as far as there is room; a row that
-    names a path again has its first row's facts. torchrun's ranks share the files, on `workers` processes each."""
+    names a path again has its first row's facts. torchrun's ranks share the files, on `workers` processes each. Raises
+    CrawlError where none can be read."""
     to_open = np.flatnonzero([sample.status not in CLOSED for sample in samples])
+    if not len(to_open):
+        raise CrawlError("No row of the crawl names a file that can be opened.")
     journal, ranks = images.begin(pixels, side_px, len(to_open)), distributed.size()
     left = _left(to_open, journal)
     if ranks > 1 and len(left):
@@ -93,8 +96,8 @@ def copies_among(
     file = folder / f"copies-{fingerprint_of_all(fact.pixel_digest for fact in facts)}.npz"
 
     def look() -> dict[str, np.ndarray]:
-        found = duplicates.group(samples, facts, duplicates.picture_comparison(cache.load))
-        return {"kept": found.kept, "kind": np.array([COPIES.index(kind) for kind in found.kind], np.uint8)}
+        kept, kind = duplicates.group(samples, facts, duplicates.picture_comparison(cache.load))
+        return {"kept": kept, "kind": kind}
 
     found = checkpoint.once(file, look)
     return found["kept"], found["kind"]
@@ -149,9 +152,10 @@ def refuse_too_many(n: int, c: int) -> None:
         )
 
 
-def encode(labels: Sequence[str | None], classes: list[str] | None = None) -> tuple[list[str], np.ndarray]:
-    """The class names, sorted, and each label's place among them, −1 where there is none: (n,) int64."""
-    classes = sorted({label for label in labels if label is not None}) if classes is None else classes
+def encode(labels: Sequence[str | None]) -> tuple[list[str], np.ndarray]:
+    """The class names, sorted, and each label's place among them, −1 where there is none: (n,) int64. Raises CrawlError
+    where there are fewer than two."""
+    classes = sorted({label for label in labels if label is not None})
     if len(classes) < 2:
         raise CrawlError(f"There are {len(classes)} classes among the readable images: at least two are needed.")
     place = {label: i for i, label in enumerate(classes)}

@@ -16,7 +16,7 @@ from typing import Any
 
 from cleanweb import atomic, pixelcache
 from cleanweb.packed import Facts
-from cleanweb.pixelcache import PixelCache, Place, Places
+from cleanweb.pixelcache import PixelCache, Places, Spot
 from cleanweb.records import ImageFacts, Status
 
 _FIELDS = [field.name for field in fields(ImageFacts)]
@@ -81,7 +81,7 @@ class Journal:
         assert self.folder is not None, "nothing was kept"
         return PixelCache.save(self.folder, max(self.facts, default=-1) + 1, self.places)
 
-    def add(self, i: int, facts: ImageFacts, place: Place | None) -> None:
+    def add(self, i: int, facts: ImageFacts, place: Spot | None) -> None:
         """Note what was found of sample i. Raises MachineError where the disk refuses."""
         self.facts[i] = facts
         if place:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cleanweb import atomic, manifest
+from cleanweb.visible import visible
 
 _SHOWN = ("method", "recipe", "noise_rate", "tune", "epochs", "batch_size", "image_size", "seed", "pretrain",
           "hyperparameters")  # fmt: skip
@@ -157,5 +158,4 @@ def _how(run: Mapping[str, Any]) -> str:
 
 def _inline(text: str) -> str:
     """Text of the crawl, as itself: control characters are shown, Markdown and HTML are not obeyed."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return re.sub(r"([\\`*_{}\[\]()#+!|~:-])", r"\\\1", html.escape(shown, quote=False))
+    return re.sub(r"([\\`*_{}\[\]()#+!|~:-])", r"\\\1", html.escape(visible(text), quote=False))

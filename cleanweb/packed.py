@@ -222,10 +222,6 @@ class Facts(MutableMapping[int, ImageFacts]):
         rows[there] = self._rows[numbers[there]]
         return rows
 
-    def digests(self, numbers: np.ndarray) -> np.ndarray:
-        """Of the pixels, as 16 raw bytes each: (m,) void."""
-        return self._rows["digest"][numbers]
-
     def of(self, numbers: np.ndarray) -> "FactsOf":
         """The facts under these numbers (n,), in that order; where there are none, the file is missing."""
         return FactsOf(self, numbers)

@@ -42,7 +42,6 @@ from cleanweb.records import UNVERIFIED, Progress, Scores, silent
 from cleanweb.report import write_if_possible
 from cleanweb.resuming import Unfinished, fingerprint_of
 from cleanweb.runfolder import Outcome, RunFolder
-from cleanweb.schema import SCHEMA_VERSION
 from cleanweb.settings import Settings, fingerprint_of_all
 from cleanweb.trusted import trusted_classes
 
@@ -116,7 +115,7 @@ def _learn(job: _Job) -> None:
         "transition_matrix": tables.transition_table(judged.flow, judged.verdicts.classes),
         "reliability": tables.reliability_table(judged.reliability),
         "epochs": tables.epochs_table(epochs),
-        "runs": tables.runs_table(settings, crawl.root, mark, started, SCHEMA_VERSION, judged.noise),
+        "runs": tables.runs_table(settings, crawl.root, mark, started, judged.noise),
         "reviews": judged.reviews,
         "audits": manifest.empty("audits"),  # an audit speaks of verdicts that are no more
         "audit_findings": manifest.empty("audit_findings"),

@@ -18,8 +18,8 @@ from PIL import Image
 from cleanweb import atomic, scratch
 from cleanweb.errors import RunError
 
-Place = tuple[int, int, int]  # number of the file, side in pixels, offset in bytes
-_PLACE = np.dtype([("file", "<i4"), ("side", "<i4"), ("offset", "<i8")])  # side 0: no pixels
+Spot = tuple[int, int, int]  # number of the file, side in pixels, offset in bytes
+_SPOT = np.dtype([("file", "<i4"), ("side", "<i4"), ("offset", "<i8")])  # side 0: no pixels
 
 
 class PixelCache:
@@ -33,17 +33,9 @@ class PixelCache:
         self.folder, self.index, self.again = Path(folder), index, again
 
     @classmethod
-    def open(cls, folder: Path) -> "PixelCache":
-        """The cache that an earlier process saved in `folder`. Raises RunError where there is none."""
-        try:
-            return cls(folder, np.load(Path(folder) / "index.npy", allow_pickle=False))
-        except (OSError, ValueError) as error:
-            raise RunError(f"No complete pixel cache in {folder} ({error}). Inspect the crawl again.") from None
-
-    @classmethod
     def save(cls, folder: Path, n: int, places: "Places") -> "PixelCache":
         """The cache of n samples whose squares `append` has put at `places`: its index, written whole or not at all."""
-        index = scratch.zeros(n, _PLACE)
+        index = scratch.zeros(n, _SPOT)
         known = places.index[:n]
         index[: len(known)] = known
         with atomic.writing(folder / "index.npy") as draft, draft.open("xb") as file:
@@ -54,10 +46,6 @@ class PixelCache:
         """The cache of these samples alone (m,), numbered from 0."""
         again = None if self.again is None else partial(_again_among, self.again, indices)
         return PixelCache(self.folder, scratch.copied(self.index[indices]), again)
-
-    def side(self, i: int) -> int:
-        """The stored side of sample i in pixels; 0 where it has none."""
-        return int(self.index["side"][i]) if 0 <= i < len(self.index) else 0
 
     def load(self, indices: Sequence[int] | np.ndarray, size: int) -> np.ndarray:
         """(b, size, size, 3) uint8: the squares of these samples, resized where they are stored in another size. Raises
@@ -105,20 +93,20 @@ def _again_among(again: Callable[[int], np.ndarray], which: np.ndarray, i: int) 
     return again(int(which[i]))
 
 
-class Places(MutableMapping[int, Place]):
+class Places(MutableMapping[int, Spot]):
     """Where the squares of samples lie, by number, as the index keeps it."""
 
     def __init__(self) -> None:
-        self.index = np.zeros(1024, _PLACE)
+        self.index = np.zeros(1024, _SPOT)
 
-    def __setitem__(self, i: int, place: Place) -> None:
+    def __setitem__(self, i: int, spot: Spot) -> None:
         if i >= len(self.index):
-            larger = scratch.zeros(max(i + 1, len(self.index) + len(self.index) // 4), _PLACE)
+            larger = scratch.zeros(max(i + 1, len(self.index) + len(self.index) // 4), _SPOT)
             larger[: len(self.index)] = self.index
             self.index = larger
-        self.index[i] = tuple(place)
+        self.index[i] = tuple(spot)
 
-    def __getitem__(self, i: int) -> Place:
+    def __getitem__(self, i: int) -> Spot:
         if not (0 <= i < len(self.index) and self.index["side"][i]):
             raise KeyError(i)
         return self.index[i].item()
@@ -155,7 +143,7 @@ class Filling:
     def __init__(self, folder: Path, number: int):
         self.folder, self.number = folder, number
 
-    def append(self, square: np.ndarray) -> Place:
+    def append(self, square: np.ndarray) -> Spot:
         """Keep one more square (s, s, 3). Raises OSError."""
         offset = self._stream.seek(0, os.SEEK_END)
         left = np.ascontiguousarray(square).data.cast("B")

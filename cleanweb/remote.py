@@ -50,7 +50,7 @@ def is_address(place: object) -> bool:
     return _ADDRESS.match(str(place)) is not None
 
 
-def on_disk(path: Path) -> Path:
+def on_this_machine(path: Path) -> Path:
     """The path. Raises UsageError where an address was meant."""
     if isinstance(place(path), Remote):
         words = f"{place(path)}: this must lie on this machine. Write it here and copy it, or copy it here first."
@@ -145,12 +145,23 @@ class Remote:
 Place = Path | Remote  # a file or a folder, here or elsewhere
 
 
+def refuse_inside(out: Place, crawl: Place, option: str) -> None:
+    """Raises UsageError where `out` is the crawl's folder or lies in it, among its own images; option: what it was
+    given as."""
+    if isinstance(out, Path) and isinstance(crawl, Path):
+        inside = out.resolve().is_relative_to(crawl.resolve())
+    else:
+        inside = f"{out}/".startswith(f"{crawl}/")
+    if inside:
+        raise UsageError(f"{out} lies inside the crawl {crawl}, where nothing is written. Give another {option}.")
+
+
 # --- single requests ------------------------------------------------------------------------------------------------
 
 
-def patiently(url: str, ask: Callable[[], T]) -> T:
-    """What `ask` gives, tried again where it fails. Raises OSError in words, FileNotFoundError where there is no such
-    file."""
+def patiently(url: str, ask: Callable[[], T], done: str = "read") -> T:
+    """What `ask` gives, tried again where it fails; done: what it does to the file there. Raises OSError in words,
+    FileNotFoundError where there is no such file."""
     for attempt in range(TRIES):
         try:
             return ask()
@@ -160,7 +171,7 @@ def patiently(url: str, ask: Callable[[], T]) -> T:
                 raise FileNotFoundError(2, "no such file", url) from None
             words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             if isinstance(error, _NOT_AGAIN) or _refused(error) or attempt == TRIES - 1:
-                raise OSError(f"{url} cannot be read ({words})") from None
+                raise OSError(f"{url} cannot be {done} ({words})") from None
             time.sleep(FIRST_WAIT_S * 2**attempt * random.uniform(0.8, 1.2))  # noqa: S311 (no secret)
     raise AssertionError
 
@@ -354,7 +365,7 @@ def upload(folder: Path, url: str) -> int:
     for file in files:
         to = url if file == folder else f"{url}/{file.relative_to(folder).as_posix()}"
         try:
-            patiently(to, partial(_store(to).put_file, str(file), to))
+            patiently(to, partial(_store(to).put_file, str(file), to), "written")
         except OSError as error:
-            raise MachineError(f"{file} cannot be copied to {to}: {error}") from None
+            raise MachineError(f"{file} cannot be copied: {error}") from None
     return len(files)

@@ -19,9 +19,11 @@ from cleanweb import atomic, audit, charts, manifest, thumbnails
 from cleanweb.audit.statement import findings
 from cleanweb.errors import UsageError
 from cleanweb.records import MEANING, UNREADABLE, Progress, Verdict, silent
+from cleanweb.remote import place, refuse_inside
 from cleanweb.runfolder import RunFolder
 from cleanweb.schema import STATUSES, TRANSITIONS
 from cleanweb.thumbnails import Sheet
+from cleanweb.visible import visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +34,6 @@ _TOTALS = """SELECT count(*) AS total, count(duplicate_of) AS copies, count(*) F
     FROM images"""
 _BROKEN = f"""SELECT path, status, error FROM numbered_images WHERE status IN (SELECT unnest(?))
     ORDER BY rowid LIMIT {BROKEN}"""
-_JOINERS = "\u200c\u200d"  # not printable by themselves, but letters of Persian and emoji are made with them
 
 
 def write(run: Path, out: Path | None = None, progress: Progress = silent) -> Path:
@@ -45,9 +46,7 @@ def write(run: Path, out: Path | None = None, progress: Progress = silent) -> Pa
     target = out or ours
     if target.exists() and target.resolve() != ours.resolve():
         raise UsageError(f"{target} exists and is not overwritten. Give another --out.")
-    root = manifest.read(run, "runs")["root"].iloc[0]
-    if root and target.resolve().is_relative_to(Path(root).resolve()):
-        raise UsageError(f"{target} lies inside the crawl {root}, where nothing is written. Give another --out.")
+    refuse_inside(target, place(manifest.read(run, "runs")["root"].iloc[0]), "--out")
     atomic.make_folder(target.parent)
     atomic.write_text(target, render(run, progress))
     return target
@@ -120,12 +119,10 @@ def _template() -> jinja2.Template:
 
 
 def cut(text: object, longest: int = LONGEST) -> str:
-    """Text from a crawl as one can read it: what does not print is shown as its code, the middle of what is long left
-    out: names differ at their ends."""
+    """Text from a crawl as one can read it, the middle of what is long left out: names differ at their ends."""
     text = str(text)
     half = longest // 2
-    text = text if len(text) <= longest else f"{text[:half]} … {text[-half:]}"
-    return "".join(c if c.isprintable() or c in _JOINERS else f"\\x{ord(c):02x}" for c in text)
+    return visible(text if len(text) <= longest else f"{text[:half]} … {text[-half:]}")
 
 
 def _records(frame: "pd.DataFrame") -> list[dict[str, Any]]:

@@ -26,13 +26,11 @@ from cleanweb.errors import RunError
 from cleanweb.packed import Samples
 from cleanweb.parts import FOLDER
 from cleanweb.records import NOTICE, Sample, Status
-from cleanweb.runfolder import RunFolder
+from cleanweb.runfolder import RESULTS, RunFolder
 from cleanweb.settings import Settings, fingerprint, fingerprint_of_all
 
 # settings that change nothing in what is found
 _FREE = ("out", "copy_to", "parts", "fresh", "workers", "cache_dir", "cache_size", "strict", "origin")
-_RESULTS = ("scores.npz", "classifier", "report.html", "manifest.csv", "manifest.parquet", "run.json",
-            "manifest.duckdb")  # fmt: skip  # in the order they move; the one that counts last
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +111,7 @@ class Unfinished:
         with atomic.told(self.results.path):
             for path in self.results.path.rglob("*"):
                 atomic.sync(path)
-        names = [name for name in _RESULTS if (self.results.path / name).exists()]
+        names = [name for name in RESULTS if (self.results.path / name).exists()]
         atomic.write_text(self._complete, json.dumps({"names": names, "notes": list(notes)}))
 
     def is_complete(self) -> bool:
@@ -130,7 +128,7 @@ class Unfinished:
             for log_file in self.run.glob("manifest.duckdb.wal*"):  # changes to the old file must not meet the new one
                 log_file.unlink()
             self._add_parts()
-            for name in _RESULTS:
+            for name in RESULTS:
                 new, place = self.results.path / name, self.run / name
                 if place.is_dir() and (new.exists() or name not in told["names"]):
                     self._throw_away(place)  # no folder takes the place of a full one

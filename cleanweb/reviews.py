@@ -18,11 +18,9 @@ from typing import Any
 from cleanweb import manifest
 from cleanweb.database import Connection
 from cleanweb.errors import UsageError
-from cleanweb.records import UNREADABLE, Verdict
+from cleanweb.records import UNREADABLE, VERIFIED, Verdict
 from cleanweb.schema import CHANGED as CHANGED
 from cleanweb.schema import TABLES
-
-VERIFIED = "verified by a person"
 
 _TYPES = {table: {name: sql_type.split()[0] for name, sql_type, _ in TABLES[table]} for table in ("images", "reviews")}
 _FACTS = ("sample_id", "path", "status", "given_label", "duplicate_of", "duplicate_kind")

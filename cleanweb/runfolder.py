@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cleanweb import atomic, runlock, scratch
-from cleanweb.errors import RunError, UsageError
+from cleanweb import atomic, remote, runlock, scratch
+from cleanweb.errors import RunError
+from cleanweb.parts import FOLDER
 from cleanweb.records import Scores
 from cleanweb.remote import Place
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# What a run makes, beside the parts of a large manifest: in the order in which it takes its place, what counts last.
+RESULTS = ("scores.npz", "classifier", "report.html", "manifest.csv", "manifest.parquet", "run.json", "manifest.duckdb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +66,11 @@ class RunFolder:
 
     def refuse_inside(self, crawl: Place) -> None:
         """Raises UsageError where the run would be written among the crawl's own images."""
-        if isinstance(crawl, Path) and self.path.resolve().is_relative_to(crawl.resolve()):
-            raise UsageError(f"The run folder {self.path} lies inside the crawl {crawl}. Give an --out outside it.")
+        remote.refuse_inside(self.path, crawl, "--out")
 
     def parts(self) -> list[Path]:
         """What a finished run consists of, the manifest last."""
-        names = ("manifest.csv", "manifest.parquet", self.scores.name, self.classifier.name, self.report.name,
-                 self.record.name, "manifest-parts", self.manifest.name)  # fmt: skip
-        return [part for name in names if (part := self.path / name).exists()]
+        return [part for name in (FOLDER, *RESULTS) if (part := self.path / name).exists()]
 
     @contextmanager
     def alone(self, doing: str) -> Iterator[None]:

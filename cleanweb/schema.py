@@ -108,7 +108,7 @@ TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("noise_low", "DOUBLE", "Lower end of its interval, nominally of 95 %"),
         ("noise_high", "DOUBLE", "Upper end of its interval, nominally of 95 %"),
         ("seed", "BIGINT", "Seed of every random choice"),
-        ("fingerprint", "VARCHAR", "Hash of the samples and their labels: the same crawl has the same"),
+        ("fingerprint", "VARCHAR", "Hash of the samples, their labels, the settings and what people verified"),
         ("seconds", "DOUBLE", "Time the run took, in seconds"),
         ("cleanweb_version", "VARCHAR", "Version of cleanweb"),
         ("schema_version", "INTEGER", "Version of the tables of this file"),

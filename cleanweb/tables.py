@@ -13,6 +13,7 @@ import pandas as pd
 
 from cleanweb import __version__
 from cleanweb.remote import Place
+from cleanweb.schema import SCHEMA_VERSION
 from cleanweb.settings import Settings
 
 if TYPE_CHECKING:
@@ -47,9 +48,7 @@ def epochs_table(stages: Mapping[str, Sequence["DataclassInstance"]]) -> pd.Data
     return pd.DataFrame(rows, columns=columns)
 
 
-def runs_table(
-    settings: Settings, root: Place, fingerprint: str, started: datetime, schema_version: int, noise: np.ndarray
-) -> pd.DataFrame:
+def runs_table(settings: Settings, root: Place, fingerprint: str, started: datetime, noise: np.ndarray) -> pd.DataFrame:
     """One row: how this manifest was made, and what the crawl is like. noise (c + 1, 3) as in Decision."""
     finished = datetime.now(UTC)
     libraries = ("torch", "torchvision", "timm", "pandas", "pillow", "duckdb", "numpy", "scikit-learn")
@@ -69,6 +68,6 @@ def runs_table(
         "fingerprint": fingerprint,
         "seconds": (finished - started).total_seconds(),
         "cleanweb_version": __version__,
-        "schema_version": schema_version,
+        "schema_version": SCHEMA_VERSION,
     }
     return pd.DataFrame([row])

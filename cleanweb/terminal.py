@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from cleanweb.errors import CleanwebError
 from cleanweb.records import NOTICE
 from cleanweb.settings import METHOD_NAMES, PRETRAINS, RECIPE_NAMES, TUNES
 from cleanweb.signals import stoppable
+from cleanweb.visible import visible
 
 if TYPE_CHECKING:
     from cleanweb.records import Progress
@@ -158,22 +160,9 @@ def log_to_stderr(verbosity: int) -> None:
 # --- text -----------------------------------------------------------------------------------------------------------
 
 
-_JOINERS = "\u200c\u200d"  # letters of Persian and emoji are made with them
-
-
 def plain(text: str) -> str:
-    """Text from a crawl, safe for a terminal: what would steer it is shown, not obeyed."""
-    return "".join(c if c.isprintable() or c in "\t\n" or c in _JOINERS else _escape(c) for c in text)
-
-
-def one_line(text: str) -> str:
-    """`plain`, and what is made up of lines or columns keeps to its own."""
-    return plain(text).replace("\n", "\\n").replace("\t", "\\t")
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+    """Words that may hold text from a crawl, safe for a terminal: `visible`, but for their lines and columns."""
+    return re.sub(r"[^\t\n]+", lambda found: visible(found[0]), text)
 
 
 def table_stream() -> TextIO:

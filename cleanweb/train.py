@@ -181,7 +181,7 @@ def _epoch(method: Learner, batches: Batches, optimiser: torch.optim.Optimizer, 
 
 def _save(file: Path, method: Learner, optimiser: torch.optim.Optimizer, course: _Course) -> None:
     state = {"method": method.state_dict(), "optimiser": optimiser.state_dict(), "course": asdict(course)}
-    checkpoint.write_through(file, lambda stream: torch.save(state, stream))
+    checkpoint.write(file, lambda stream: torch.save(state, stream))
 
 
 def _resume(file: Path | None, method: Learner, optimiser: torch.optim.Optimizer) -> _Course:

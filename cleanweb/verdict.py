@@ -40,7 +40,7 @@ from cleanweb.labelnoise import (
     warmed,
     warmed_given,
 )
-from cleanweb.records import KEPT, NO_CLASS, UNVERIFIED, Decision, Scores, Target, Verdict
+from cleanweb.records import KEPT, NO_CLASS, UNVERIFIED, VERIFIED, Decision, Scores, Target, Verdict
 from cleanweb.twogroups import density_ratio, null_probability, null_share
 
 FEWEST = 10  # a class of fewer images is not judged: held out in folds, hardly one of it is left to learn from
@@ -369,7 +369,7 @@ def _conclude(scores: Scores, opinion: Opinion, of_people: np.ndarray) -> Decisi
         flow=flow,
         noise=noise_rates(told, others.shape[1], p[0]),
         reliability=of_people,
-        reason=list(np.where(scores.verified == UNVERIFIED, reason, "verified by a person")),
+        reason=list(np.where(scores.verified == UNVERIFIED, reason, VERIFIED)),
     )
 
 

@@ -189,7 +189,8 @@ def checkpoints(folder: Path, corpus: Path | None) -> tuple[list[bytes], Check]:
     whole = bytes(checkpoint.read(file))
 
     def check(data: bytes) -> str:
-        checkpoint.write(file, data)  # under a check sum that is right: what is damaged otherwise is not looked into
+        # under a check sum that is right: what is damaged otherwise is not looked into
+        checkpoint.write(file, lambda stream: stream.write(data))
         return _outcome(lambda: train(learner(), lambda _: iter(()), recipe, 1, file))
 
     return [whole, *_files(corpus)], check

@@ -44,7 +44,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("tools", {"settings", "machine", "malloc", "divergence", "neighbours", "labelnoise", "calibration", "smallloss",
                "mixmatch", "contrastive", "twogroups", "workers", "pixelcache", "signatures", "charts", "usage",
                "runlock", "checkpoint", "safenames", "spreadsheet", "drafts", "signals", "tarmembers", "columns",
-               "packed", "parts", "frames"}),
+               "packed", "parts", "frames", "visible"}),
     ("the disk, and other places", {"atomic", "remote", "scratch"}),
     ("ground", {"records", "errors", "schema"}),
 ]  # fmt: skip

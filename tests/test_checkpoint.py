@@ -8,11 +8,15 @@ import pytest
 from cleanweb import checkpoint
 
 
+def keep(file: Path, content: bytes) -> None:
+    checkpoint.write(file, lambda stream: stream.write(content))
+
+
 def test_the_last_is_read(tmp_path: Path):
     file = tmp_path / "file"
     assert checkpoint.read(file) is None
     for content in (b"first", b"", b"third"):
-        checkpoint.write(file, content)
+        keep(file, content)
         assert checkpoint.read(file) == content
     assert {path.name for path in tmp_path.iterdir()} == {"file", "file.before"}
 
@@ -20,8 +24,8 @@ def test_the_last_is_read(tmp_path: Path):
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"", lambda b: b + b"x", lambda b: b"x" + b[1:]])
 def test_a_damaged_one_is_left_aside_with_a_note(damage, tmp_path: Path, caplog):
     file = tmp_path / "file"
-    checkpoint.write(file, b"first")
-    checkpoint.write(file, b"second")
+    keep(file, b"first")
+    keep(file, b"second")
     file.write_bytes(damage(file.read_bytes()))
     assert checkpoint.read(file) == b"first"
     assert "file is damaged" in caplog.text
@@ -32,7 +36,7 @@ def test_a_damaged_one_is_left_aside_with_a_note(damage, tmp_path: Path, caplog)
 
 def test_a_kill_between_its_two_renames_leaves_the_one_before(tmp_path: Path):
     file = tmp_path / "file"
-    checkpoint.write(file, b"first")
+    keep(file, b"first")
     file.rename(tmp_path / "file.before")
     assert checkpoint.read(file) == b"first"
 

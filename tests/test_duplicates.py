@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw, ImageEnhance
 
 from cleanweb.duplicates import (
     CROWD,
+    MOST_BITS,
+    SamePicture,
     close_hashes,
     count_bits,
     first_rows,
@@ -19,7 +21,7 @@ from cleanweb.duplicates import (
     thumbnails,
 )
 from cleanweb.images import inspect, inspect_one
-from cleanweb.records import ImageFacts, Sample, Status, silent
+from cleanweb.records import COPIES, ImageFacts, Sample, Status, silent
 
 
 def crawl(*rows: tuple) -> tuple[list[Sample], list[ImageFacts]]:
@@ -37,35 +39,41 @@ def always(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.ones(len(a), bool)
 
 
+def never(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.zeros(len(a), bool)
+
+
+def grouped(samples: list[Sample], facts: list[ImageFacts], same_picture: SamePicture) -> tuple[list[int], list[str]]:
+    """The kept copy of each, and what kind of copy of it each is, in words."""
+    kept, kind = group(samples, facts, same_picture)
+    assert (kept.dtype, kind.dtype) == (np.int64, np.uint8)
+    return kept.tolist(), [COPIES[place] for place in kind]
+
+
 def test_exact_copies_keep_the_label_of_most_then_the_first():
-    found = group(*crawl(("x", "dog"), ("y", "cat"), ("x", "cat"), ("x", "cat"), ("y", "cat")), None)
-    assert found.kept.tolist() == [2, 1, 2, 2, 1]
-    assert found.kind == ["exact", "", "", "exact", "exact"]
-    assert found.groups == [[1, 4], [2, 0, 3]]
-    assert found.conflicts == [[2, 0, 3]]
+    kept, kind = grouped(*crawl(("x", "dog"), ("y", "cat"), ("x", "cat"), ("x", "cat"), ("y", "cat")), never)
+    assert kept == [2, 1, 2, 2, 1]
+    assert kind == ["exact", "", "", "exact", "exact"]
 
 
 def test_of_near_copies_the_largest_is_kept():
-    found = group(*crawl(("a", "cat", 10, 0b1), ("b", "cat", 30, 0b11), ("c", "cat", 20, 0b111)), always)
-    assert found.kept.tolist() == [1, 1, 1]
-    assert found.kind == ["near", "", "near"]
-    assert found.conflicts == []
+    kept, kind = grouped(*crawl(("a", "cat", 10, 0b1), ("b", "cat", 30, 0b11), ("c", "cat", 20, 0b111)), always)
+    assert kept == [1, 1, 1]
+    assert kind == ["near", "", "near"]
 
 
 def test_labels_of_most_come_before_pixels():
-    found = group(*crawl(("a", "cat", 99), ("b", "dog", 10), ("c", "dog", 20)), always)
-    assert found.kept.tolist() == [2, 2, 2]
-    assert found.conflicts == [[2, 0, 1]]
+    kept, _ = grouped(*crawl(("a", "cat", 99), ("b", "dog", 10), ("c", "dog", 20)), always)
+    assert kept == [2, 2, 2]
 
 
 def test_a_chain_is_no_group():
     hashes = [0, 0xFF, 0xFFFF, 0xFFFFFF]  # each 8 bits from the next
     samples, facts = crawl(*((str(i), "cat", 10 - i, h) for i, h in enumerate(hashes)))
-    found = group(samples, facts, always)
-    for i, keeper in enumerate(found.kept):
-        assert (hashes[i] ^ hashes[keeper]).bit_count() <= 8
-        assert found.kept[keeper] == keeper
-    assert found.groups == [[1, 0, 2]]
+    kept, _ = grouped(samples, facts, always)
+    for i, keeper in enumerate(kept):
+        assert (hashes[i] ^ hashes[keeper]).bit_count() <= MOST_BITS
+    assert kept == [1, 1, 1, 3]
 
 
 def test_only_usable_samples_take_part():
@@ -73,9 +81,7 @@ def test_only_usable_samples_take_part():
         ("x", None, 10, 0, Status.UNLABELED), ("x", "cat"), ("x", None, 10, 0, Status.UNLISTED), ("x", "cat")
     )
     facts[1] = ImageFacts(Status.TRUNCATED, "breaks off")
-    found = group(samples, facts, always)
-    assert found.kept.tolist() == [0, 1, 2, 3]
-    assert found.groups == []
+    assert grouped(samples, facts, always) == ([0, 1, 2, 3], ["", "", "", ""])
 
 
 def test_rows_that_name_a_path_again_are_exact_copies_of_the_first():
@@ -90,15 +96,13 @@ def test_rows_that_name_a_path_again_are_exact_copies_of_the_first():
     blank = ImageFacts(Status.OK)
     facts = [ImageFacts(Status.OK, pixel_digest="a"), blank, blank, ImageFacts(Status.TRUNCATED, "x"), blank, blank]
     assert first_rows(samples) == {1: 0, 2: 0, 4: 3}
-    found = group(samples, facts, None)
-    assert found.kept.tolist() == [0, 0, 0, 3, 4, 5]  # the rows' pixels are the first row's: it is the one kept
-    assert found.kind == ["", "exact", "exact", "", "", ""]
-    assert found.conflicts == [[0, 1, 2]]
+    kept, kind = grouped(samples, facts, never)
+    assert kept == [0, 0, 0, 3, 4, 5]  # the rows' pixels are the first row's: it is the one kept
+    assert kind == ["", "exact", "exact", "", "", ""]
 
 
 def test_an_empty_crawl_has_no_groups():
-    found = group([], [], always)
-    assert (len(found.kept), found.kind, found.groups) == (0, [], [])
+    assert grouped([], [], always) == ([], [])
 
 
 # --- close hashes ---------------------------------------------------------------------------------------------------
@@ -144,7 +148,7 @@ def test_close_hashes_take_less_than_64_bytes_each():
 
 def test_a_crowd_of_equal_hashes_takes_linear_time():
     n = 5000
-    pairs = sum(len(a) for a, _ in close_hashes(np.zeros(n, np.uint64), 8))
+    pairs = sum(len(a) for a, _ in close_hashes(np.zeros(n, np.uint64), MOST_BITS))
     assert n - 1 <= pairs <= CROWD * n
 
 
@@ -175,7 +179,8 @@ CHANGES = {
 }
 
 
-def found_near(pictures: list[Image.Image], tmp_path) -> list[list[int]]:
+def found_near(pictures: list[Image.Image], tmp_path) -> list[tuple[int, int]]:
+    """Every copy and the one that is kept."""
     contents = []
     for i, picture in enumerate(pictures):
         out = io.BytesIO()
@@ -183,15 +188,16 @@ def found_near(pictures: list[Image.Image], tmp_path) -> list[list[int]]:
         contents.append((i, out.getvalue()))
     facts, pixels = inspect(contents, len(contents), tmp_path / "cache", 96, 0, silent)
     samples = [Sample(f"{i}", f"{i}", f"/{i}", None, "cat") for i in facts]
-    return group(samples, [facts[i] for i in range(len(facts))], picture_comparison(pixels.load)).groups
+    kept, _ = grouped(samples, [facts[i] for i in range(len(facts))], picture_comparison(pixels.load))
+    return [(i, keeper) for i, keeper in enumerate(kept) if i != keeper]
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_light_changes_are_seen_through(tmp_path, change):
     originals = [photo(seed) for seed in range(30)]
-    groups = found_near([*originals, *map(CHANGES[change], originals)], tmp_path)
-    assert all(len(pair) == 2 and abs(pair[0] - pair[1]) == 30 for pair in groups)  # no false merge
-    assert len(groups) >= 27
+    pairs = found_near([*originals, *map(CHANGES[change], originals)], tmp_path)
+    assert all(abs(copy - keeper) == 30 for copy, keeper in pairs)  # no false merge
+    assert len(pairs) >= 27
 
 
 def test_plain_pictures_are_not_merged(tmp_path):
@@ -218,4 +224,5 @@ def test_facts_feed_the_grouping():
     out = io.BytesIO()
     photo(0).save(out, "PNG")
     facts = [inspect_one(out.getvalue())[0]] * 2
-    assert group([Sample(f"{i}", "", f"/{i}", None, "cat") for i in range(2)], facts, None).kind == ["", "exact"]
+    samples = [Sample(f"{i}", "", f"/{i}", None, "cat") for i in range(2)]
+    assert grouped(samples, facts, never) == ([0, 0], ["", "exact"])

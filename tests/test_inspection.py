@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cleanweb import cachefolder, distributed, images, inspection, journal, readers
-from cleanweb.errors import MachineError
+from cleanweb.errors import CrawlError, MachineError
 from cleanweb.pixelcache import PixelCache
 from cleanweb.records import ImageFacts, Sample, Status, Unread, silent
 from tests.test_images import crawl
@@ -190,6 +190,18 @@ def test_what_only_rank_0_sees_is_opened_by_it(samples: list[Sample], tmp_path: 
 def test_another_ranks_full_disk_is_said(samples: list[Sample], small_disk: Path):
     with ranks(2), pytest.raises(MachineError, match="Free some space"):
         inspection.inspect(samples * 40, small_disk / "cache", 64, 0, silent)
+
+
+@pytest.mark.parametrize("statuses", [[], [Status.MISSING, Status.OUTSIDE]])
+def test_a_crawl_without_a_file_to_open_is_refused_in_words(statuses: list[Status], tmp_path: Path):
+    closed = [Sample(status, status, f"/{status}", None, "a", status) for status in statuses]
+    with pytest.raises(CrawlError, match="No row of the crawl names a file"):
+        inspection.inspect(closed, tmp_path / "cache", SIDE, 0, silent)
+
+
+def test_a_crawl_of_which_nothing_can_be_read_is_refused_with_the_reasons(samples: list[Sample], tmp_path: Path):
+    with pytest.raises(CrawlError, match=r"None of the 2 files can be read: .*HTML"):
+        inspection.inspect(samples[-2:], tmp_path / "cache", SIDE, 0, silent)
 
 
 def test_ranks_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch):

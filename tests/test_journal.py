@@ -126,7 +126,7 @@ def test_what_could_not_be_opened_is_tried_again_until_all_was_seen(tmp_path: Pa
     away.rename(files[3])
     facts, pixels = inspect(enumerate(files), len(files), tmp_path / "cache", 24, 0, silent)
     assert facts[3].status == Status.OK
-    assert pixels.side(3) == 24
+    assert pixels.index["side"][3] == 24
     files[4].unlink()
     facts, _ = inspect(enumerate(files), len(files), tmp_path / "cache", 24, 0, silent)
     assert facts[4].status == Status.OK  # as it was seen

@@ -332,6 +332,37 @@ def test_the_whole_way_in_an_object_store(
     assert "inside the crawl" in err
 
 
+class Refusing:
+    def put_file(self, file: str, to: str) -> None:
+        raise PermissionError("not yours")
+
+
+def test_what_cannot_be_copied_is_said_to_be_written_and_not_read(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "x.csv").write_text("path\n")
+    monkeypatch.setattr(remote, "_store", lambda url: Refusing())
+    with pytest.raises(MachineError) as told:
+        remote.upload(tmp_path, "s3://crawls/out")
+    words = "cannot be copied: s3://crawls/out/x.csv cannot be written (PermissionError: not yours)"
+    assert str(told.value) == f"{tmp_path / 'x.csv'} {words}"
+
+
+FAR = Remote("s3://crawls/classes")
+
+
+@pytest.mark.parametrize("out", [FAR, FAR / "red" / "x.csv"])
+def test_nothing_is_written_into_a_crawl_at_an_address(out: Remote) -> None:
+    with pytest.raises(UsageError, match=r"inside the crawl s3://crawls/classes, .* another --sheet"):
+        remote.refuse_inside(out, FAR, "--sheet")
+
+
+@pytest.mark.parametrize(
+    ("out", "crawl"),
+    [(Remote("s3://crawls/classes-2"), FAR), (FAR.parent, FAR), (Path("s3:/crawls/classes/x"), FAR), (FAR, Path("/"))],
+)
+def test_what_lies_elsewhere_may_be_written(out: remote.Place, crawl: remote.Place) -> None:
+    remote.refuse_inside(out, crawl, "--out")
+
+
 @pytest.mark.slow
 def test_an_object_store_that_goes_away_is_told(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     crawl = readers.read(place(f"{store}/wds"))

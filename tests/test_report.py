@@ -153,7 +153,7 @@ def test_labels_and_paths_are_text_and_nothing_else() -> None:
     made["runs"]["source"] = made["runs"]["labels"] = made["runs"]["target"] = HOSTILE
     found = page(made)
     assert HOSTILE in found.text
-    assert "{{ 7 * 7 }}\\x00\\x202e" in found.text
+    assert "{{ 7 * 7 }}\\x00\\u202e" in found.text
     assert [tag for tag, _ in found.tags].count("script") == 1
     assert not any(name.startswith("on") for _, attributes in found.tags for name in attributes)
 
@@ -161,7 +161,7 @@ def test_labels_and_paths_are_text_and_nothing_else() -> None:
 @given(st.text())
 def test_what_is_long_is_cut_and_what_does_not_print_is_shown(text: str) -> None:
     found = report.cut(text, 20)
-    assert len(found) <= 23 * len("\\x10ffff")
+    assert len(found) <= 23 * len("\\U0010ffff")
     assert all(c.isprintable() or c in "\u200c\u200d" for c in found)
     if len(text) <= 20 and text.isprintable():
         assert found == text

@@ -81,7 +81,7 @@ def write(folder: Path, images: Rows) -> pd.DataFrame:
         "classes": manifest.empty("classes"),
         "transition_matrix": transition_table(np.ones((4, 3)), CLASSES),
         "epochs": epochs_table({"train": [record], "classifier": [record]}),
-        "runs": runs_table(settings, Path("crawl"), "f00d", datetime.now(UTC), schema.SCHEMA_VERSION, NOISE),
+        "runs": runs_table(settings, Path("crawl"), "f00d", datetime.now(UTC), NOISE),
     })  # fmt: skip
     return manifest.read(folder, "images")
 
@@ -337,11 +337,12 @@ def test_epochs_keep_their_stage_and_order():
 
 def test_a_run_says_how_it_was_made():
     started = datetime.now(UTC)
-    table = runs_table(Settings(source=Path("crawl"), seed=7), Path("root"), "f00d", started, 1, NOISE)
+    table = runs_table(Settings(source=Path("crawl"), seed=7), Path("root"), "f00d", started, NOISE)
     assert set(table.columns) == set(dict_of_columns("runs"))
     (made,) = table.to_dict("records")
     assert made["seed"] == 7
     assert made["fingerprint"] == "f00d"
+    assert made["schema_version"] == schema.SCHEMA_VERSION
     assert "f00d" in made["run_id"]
     assert made["seconds"] >= 0
     assert '"source": "crawl"' in made["settings"]

@@ -401,9 +401,7 @@ def test_a_checkpoint_with_records_of_another_version_is_refused_in_words(record
 
 
 def store(state: object, file: Path) -> None:
-    stream = io.BytesIO()
-    torch.save(state, stream)
-    checkpoint.write(file, stream.getbuffer())
+    checkpoint.write(file, lambda stream: torch.save(state, stream))
 
 
 class Trap:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from cleanweb import manifest
 from cleanweb.audit.statement import CLASS, JUDGED, NONE, UNSURE, findings
 from cleanweb.errors import UsageError
-from cleanweb.reviews import CHANGED, VERIFIED
+from cleanweb.records import VERIFIED
+from cleanweb.reviews import CHANGED
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,7 +21,7 @@ from cleanweb import audit, manifest
 from cleanweb.audit import Answer, answers
 from cleanweb.audit.statement import CLASS, NONE, UNSURE, findings
 from cleanweb.review.guard import Guard
-from cleanweb.review.pictures import Place
+from cleanweb.review.pictures import Source
 from cleanweb.review.replies import files_of, json_of, pictures_of
 
 _FILES = """SELECT position, file, row_in_file, status, error FROM audits JOIN images USING (sample_id)
@@ -67,7 +67,7 @@ class Asking:
             raise ValueError("an answer is class with a label, none, unsure, or null")
         return self.ids[position], None if kind is None else Answer(kind, label)
 
-    def file(self, position: str) -> Place | None:
+    def file(self, position: str) -> Source | None:
         """Where the image asked at that place is; None where nothing is."""
         return self.files.get(int(position)) if position.isdecimal() and len(position) < 10 else None
 

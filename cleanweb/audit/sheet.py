@@ -12,7 +12,7 @@ from cleanweb.audit import Answer, Audit, answers, last
 from cleanweb.audit.statement import CLASS, NONE, UNSURE
 from cleanweb.errors import CrawlError, UsageError
 from cleanweb.readers import READERS, absolute
-from cleanweb.remote import place
+from cleanweb.remote import place, refuse_inside
 
 CANNOT_TELL = "?"
 
@@ -20,9 +20,7 @@ CANNOT_TELL = "?"
 def write(run: Path, audit: Audit, out: Path) -> None:
     """Write the drawn pictures as CSV, in the order they are asked, with what was answered. Raises UsageError where
     something is at `out` or it lies inside the crawl, MachineError where it cannot be written."""
-    root = manifest.read(run, "runs")["root"].iloc[0]
-    if root and out.resolve().is_relative_to(Path(root).resolve()):
-        raise UsageError(f"{out} lies inside the crawl {root}, where nothing is written. Give another --sheet.")
+    refuse_inside(out, place(manifest.read(run, "runs")["root"].iloc[0]), "--sheet")
     if out.exists():
         raise UsageError(f"{out} exists and is not overwritten. Give another --sheet.")
     rows = audit.rows

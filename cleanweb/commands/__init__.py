@@ -7,9 +7,10 @@ import typer
 
 from cleanweb import config
 from cleanweb.errors import RunError
-from cleanweb.remote import on_disk
+from cleanweb.remote import on_this_machine
 from cleanweb.settings import outputs
-from cleanweb.terminal import echo_json, log_to_stderr, one_line, words_for_errors
+from cleanweb.terminal import echo_json, log_to_stderr, words_for_errors
+from cleanweb.visible import visible
 
 if TYPE_CHECKING:
     from cleanweb.summary import Summary
@@ -30,7 +31,7 @@ def _run_folder(ctx: typer.Context, value: Path) -> Path:
     with words_for_errors():
         if came_from(ctx, "run") == "default":
             value = outputs(str(config.read().values.get("out", value)))["out"]
-        on_disk(value)
+        on_this_machine(value)
         if value.is_file():
             raise RunError(f"{value} is a file, not a run folder. Give --run the folder that cleanweb fit has written.")
     return value
@@ -62,4 +63,4 @@ def print_summary(digest: "Summary", as_json: bool, quiet: bool) -> None:
         echo_json(digest.to_json())
     elif not quiet:
         for line in digest.lines():
-            typer.echo(one_line(line))
+            typer.echo(visible(line))

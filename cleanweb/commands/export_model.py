@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cleanweb.commands import JsonOption, Quiet, RunOption, Verbose
-from cleanweb.remote import on_disk
+from cleanweb.remote import on_this_machine
 from cleanweb.settings import DEFAULT_RUN, MODEL_FORMATS
-from cleanweb.terminal import choice, echo_json, one_line, showing_progress, words_for_errors
+from cleanweb.terminal import choice, echo_json, showing_progress, words_for_errors
+from cleanweb.visible import visible
 
 if TYPE_CHECKING:
     Format = str
@@ -44,10 +45,10 @@ def export_model(
         progress("model", 0, 1)  # loading torch and writing ONNX take their time
         from cleanweb import exporting, modelexport
 
-        target = (on_disk(out) if out else None) or exporting.new_name(run, ("classifier", str(format)), "")
+        target = (on_this_machine(out) if out else None) or exporting.new_name(run, ("classifier", str(format)), "")
         difference = modelexport.export(run, str(format), target)
         progress("model", 1, 1)
     if as_json:
         echo_json({"out": str(target), "format": str(format), "largest_difference": difference})
     elif not quiet:
-        typer.echo(one_line(f"{target}: the classifier as {format}, largest difference {difference:.2g}."))
+        typer.echo(visible(f"{target}: the classifier as {format}, largest difference {difference:.2g}."))

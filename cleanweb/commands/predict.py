@@ -9,7 +9,8 @@ import typer
 from cleanweb.commands import JsonOption, Quiet, RunOption, Verbose
 from cleanweb.errors import CrawlError
 from cleanweb.settings import DEFAULT_RUN
-from cleanweb.terminal import echo_json, one_line, showing_progress, words_for_errors
+from cleanweb.terminal import echo_json, showing_progress, words_for_errors
+from cleanweb.visible import visible
 
 
 def predict(
@@ -37,8 +38,8 @@ def predict(
             if as_json:
                 echo_json(answer.to_json())
             elif answer.label is None:
-                typer.echo(one_line(f"{answer.path}: {answer.error}"), err=True)
+                typer.echo(visible(f"{answer.path}: {answer.error}"), err=True)
             else:
-                typer.echo(f"{one_line(answer.path)}\t{one_line(answer.label)}\t{answer.probability:.4f}")
+                typer.echo(f"{visible(answer.path)}\t{visible(answer.label)}\t{answer.probability:.4f}")
         if not labelled:
             raise CrawlError("None of these files is an image that can be read.")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cleanweb.commands import JsonOption, Quiet, RunOption
-from cleanweb.remote import on_disk
+from cleanweb.remote import on_this_machine
 from cleanweb.settings import DEFAULT_RUN
 from cleanweb.terminal import echo_json, plain, showing_progress, words_for_errors
 
@@ -30,7 +30,7 @@ def report(
     with words_for_errors(), showing_progress(quiet) as progress:
         from cleanweb import report
 
-        written = report.write(run, None if out is None else on_disk(out), progress)
+        written = report.write(run, None if out is None else on_this_machine(out), progress)
     if as_json:
         echo_json({"report": str(written), "bytes": written.stat().st_size})
     elif not quiet:

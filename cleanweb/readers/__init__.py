@@ -165,8 +165,8 @@ def read_bytes(file: str, row: int | None) -> bytes:
     (0.02 s where its row groups hold 2,000 images of 20 kB; all of them are read for one). Raises OSError or
     CrawlError."""
     if row is None:
-        return remote.fetch(file) if is_address(file) else _regular(on_disk(file)).read_bytes()
-    file = file if is_address(file) else os.fspath(on_disk(file))
+        return remote.fetch(file) if is_address(file) else _regular(unescaped(file)).read_bytes()
+    file = file if is_address(file) else os.fspath(unescaped(file))
     if not _is_tar(file):
         return import_module(_PARQUET).embedded(file, row)
     with opened(file, ahead=_ONE_PICTURE_BYTES) as (tar, _):
@@ -296,7 +296,7 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def on_disk(file: str) -> Path:
+def unescaped(file: str) -> Path:
     """The file of that `printable` name."""
     if os.path.exists(file):  # noqa: PTH110 (Path.exists raises where a name is too long or holds a NUL)
         return Path(file)

@@ -8,7 +8,7 @@ from hashlib import blake2b
 from io import BytesIO
 
 from cleanweb.images import thumbnail
-from cleanweb.readers import on_disk, read_bytes
+from cleanweb.readers import unescaped, read_bytes
 from cleanweb.records import MOST_BYTES, UNREADABLE
 from cleanweb.remote import is_address
 
@@ -17,7 +17,7 @@ _QUALITY = {"small": 78, "large": 88}
 _MOST_BYTES = 96 << 20
 _AT_ONCE = threading.Semaphore(3)  # pictures in decoding: each may take 0.5 GB, where it is as large as is allowed
 
-Place = tuple[str | None, int | None, str, str | None]  # of an image: file, row in it, status, error
+Source = tuple[str | None, int | None, str, str | None]  # of an image: file, row in it, status, error
 
 
 class NoPicture(Exception):
@@ -40,7 +40,7 @@ class Pictures:
         if is_address(file):
             return blake2b(f"{file}\0{row}\0{size}".encode(errors="replace"), digest_size=12).hexdigest()
         try:
-            state = on_disk(file).stat()
+            state = unescaped(file).stat()
         except OSError as problem:
             raise NoPicture(f"the file cannot be read any more: {problem.strerror}") from None
         if not stat.S_ISREG(state.st_mode) or (row is None and state.st_size > MOST_BYTES):

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from cleanweb.errors import CleanwebError, UsageError
-from cleanweb.review.pictures import SIDES_PX, NoPicture, Pictures, Place
+from cleanweb.review.pictures import SIDES_PX, NoPicture, Pictures, Source
 
 _KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
@@ -56,7 +56,7 @@ def files_of(package: str) -> Callable[[Request], Response]:
     return reply
 
 
-def pictures_of(find: Callable[[Request], Place | None]) -> Callable[[Request], Response]:
+def pictures_of(find: Callable[[Request], Source | None]) -> Callable[[Request], Response]:
     """An endpoint for pictures, small or large. find: where the image is that a request names, None where it names
     none."""
     pictures = Pictures()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from cleanweb import manifest, reviews
 from cleanweb.database import Connection
 from cleanweb.errors import CleanwebError, UsageError
-from cleanweb.review.pictures import Place
+from cleanweb.review.pictures import Source
 from cleanweb.reviews import Done
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Store:
         self._lock = threading.Lock()  # DuckDB does not open a file for reading and for writing in one process
         self._remembering = threading.Lock()  # of what is remembered below
         self._orders: OrderedDict[tuple[str, Question], tuple[np.ndarray, str]] = OrderedDict()  # and their stamps
-        self._files: OrderedDict[str, Place] = OrderedDict()
+        self._files: OrderedDict[str, Source] = OrderedDict()
         self._acted: float | None = None
 
     # --- looking ----------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ class Store:
         rows = self._rows(reviews.NAMED, [*sample_ids])
         return [{name: value for name, value in row.items() if name != "rowid"} for row in rows]
 
-    def file(self, sample_id: str) -> Place | None:
+    def file(self, sample_id: str) -> Source | None:
         """Where the image of a sample is: file, row in it, status, error. None where there is no such sample."""
         found = self._files.get(sample_id)
         if found is None:
@@ -157,7 +157,7 @@ class Store:
             self._remember(sample_id, found)
         return found
 
-    def _remember(self, sample_id: str, found: Place) -> None:
+    def _remember(self, sample_id: str, found: Source) -> None:
         with self._remembering:
             self._files[sample_id] = found
             while len(self._files) > 50_000:

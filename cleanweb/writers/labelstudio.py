@@ -21,6 +21,7 @@ from xml.etree import ElementTree
 
 from cleanweb import placing, safenames, writers
 from cleanweb.errors import UsageError
+from cleanweb.visible import visible
 
 SUFFIX = ""
 LABELLED = False
@@ -79,8 +80,7 @@ def _choices(labels: Iterable[str]) -> dict[str, str]:
     taken: set[str] = set()
     names: dict[str, str] = {}
     for label in labels:
-        name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in label)
-        names[label] = next(n for n in safenames.candidates(name, label) if n not in taken)
+        names[label] = next(n for n in safenames.candidates(visible(label), label) if n not in taken)
         taken.add(names[label])
     return names
 
