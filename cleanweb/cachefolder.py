@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cleanweb import atomic, images, journal, readers, remote, runlock
+from cleanweb import atomic, images, journal, opening, remote, runlock
 from cleanweb.errors import CleanwebError, MachineError
 from cleanweb.records import Sample
 from cleanweb.remote import Place
@@ -92,7 +92,7 @@ class Again:
         """(s, s, 3) uint8. Raises MachineError where the image cannot be read any more."""
         sample = self.samples[i]
         try:
-            data = readers.read_bytes(sample.file, sample.row)
+            data = opening.read_bytes(sample.file, sample.row)
         except (OSError, CleanwebError) as error:
             raise MachineError(f"{sample.path} is not in the cache, and cannot be read again: {error}. Give a larger "
                                "--cache-size.") from error  # fmt: skip

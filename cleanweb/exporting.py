@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, TextIO
 
-from cleanweb import manifest, readers, remote, splits, writers
+from cleanweb import manifest, opening, readers, remote, splits, writers
 from cleanweb.drafts import refuse_existing
 from cleanweb.errors import CrawlError, MachineError, UsageError
 from cleanweb.records import Progress, silent
@@ -149,7 +149,7 @@ def contents(rows: "pd.DataFrame") -> writers.Contents:
 
 def _embedded(file: str, positions_of: dict[int, list[int]]) -> writers.Contents:
     try:
-        for row, content in readers.embedded_images(file, positions_of):
+        for row, content in opening.embedded_images(file, positions_of):
             if isinstance(content, bytes) and content:
                 yield from ((position, content) for position in positions_of[row])
     except CrawlError:
@@ -157,7 +157,7 @@ def _embedded(file: str, positions_of: dict[int, list[int]]) -> writers.Contents
 
 
 def _openable(file: str) -> Path | None:
-    source = readers.unescaped(file)
+    source = opening.unescaped(file)
     try:
         if source.is_file():
             source.open("rb").close()
@@ -188,7 +188,7 @@ def _still_inside(rows: "pd.DataFrame", border: str | None) -> "pd.DataFrame":
     def kept(file: str | None, path: str) -> str | None:
         if file is None or is_address(file) or Path(path).is_absolute():  # what the table itself named
             return file
-        folder, name = os.path.split(readers.unescaped(file))
+        folder, name = os.path.split(opening.unescaped(file))
         link = os.path.islink(os.path.join(folder, name))  # noqa: PTH114, PTH118 (strings: there may be millions)
         target = os.path.realpath(os.path.join(folder, name)) if link else os.path.join(real(folder), name)  # noqa: PTH118
         return file if readers.within(target, border) else None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cleanweb import checkpoint, distributed, duplicates, images, machine, readers, remote, scratch
+from cleanweb import checkpoint, distributed, duplicates, images, machine, opening, remote, scratch
 from cleanweb.errors import CrawlError, MachineError
 from cleanweb.journal import Journal
 from cleanweb.packed import FactsOf
@@ -85,7 +85,7 @@ def _inspect(
 ) -> None:  # fmt: skip
     """Inspect what is left (m,), on this machine."""
     workers, total = machine.cores() if workers is None else workers, len(journal.facts) + len(left)
-    images.inspect_into(journal, readers.contents(samples, map(int, left)), total, workers, progress, room_bytes)
+    images.inspect_into(journal, opening.contents(samples, map(int, left)), total, workers, progress, room_bytes)
 
 
 def copies_among(

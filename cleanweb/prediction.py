@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cleanweb import images, machine, readers, remote, shards
+from cleanweb import images, machine, opening, readers, remote, shards
 from cleanweb.classifier import load_classifier
 from cleanweb.errors import RunError, UsageError
 from cleanweb.network import TimmModel
@@ -94,7 +94,7 @@ def _items(file: Place) -> Iterator[tuple[str, str, int | None]]:
     where, shard = os.fspath(file), shards.Shard()
     name = printable(where)
     if file.suffix.lower() == ".tar":
-        with suppress(OSError), readers.opened(where) as stream:
+        with suppress(OSError), opening.opened(where) as stream:
             shard = shards.open_shard(*stream, shards.LabelChoice("cls"))
     pictures = [picture for picture in shard.pictures if picture.member and not picture.member.kind]
     yield from ((f"{name}/{picture.name}", where, picture.member.place) for picture in pictures if picture.member)
@@ -109,5 +109,5 @@ def _contents(of_files: Sequence[Sequence[tuple[str, str, int | None]]]) -> Iter
     for there in of_files:
         file, inside = there[0][1], [place for _, _, place in there if place is not None]
         if inside:
-            yield from (content for _, content in readers.embedded_images(file, inside))
+            yield from (content for _, content in opening.embedded_images(file, inside))
         yield from (next(far) if remote.is_address(file) else Path(file) for _, _, place in there if place is None)

@@ -15,7 +15,7 @@ from typing import Any
 
 from cleanweb import manifest
 from cleanweb.images import quiet, thumbnail
-from cleanweb.readers import read_bytes
+from cleanweb.opening import read_bytes
 from cleanweb.records import Progress, silent
 from cleanweb.schema import COPIES
 

@@ -121,7 +121,7 @@ def images(folder: Path, corpus: Path | None) -> tuple[list[bytes], Check]:
 
 
 def tables(folder: Path, corpus: Path | None) -> tuple[list[bytes], Check]:
-    from cleanweb import readers
+    from cleanweb import opening, readers
     from tests.imageseeds import saved
 
     for name in ("a.png", "b.png", "c d.png"):
@@ -136,7 +136,7 @@ def tables(folder: Path, corpus: Path | None) -> tuple[list[bytes], Check]:
                 crawl = readers.read(*way)
                 for sample in crawl.samples:
                     f"{sample.sample_id}{sample.path}{sample.given_label}{sample.note}".encode()
-                sum(1 for _ in readers.contents(crawl.samples))
+                sum(1 for _ in opening.contents(crawl.samples))
                 outcomes.append("crawl")
             except CleanwebError as error:
                 outcomes.append(_name(error))
@@ -146,7 +146,7 @@ def tables(folder: Path, corpus: Path | None) -> tuple[list[bytes], Check]:
 
 
 def tars(folder: Path, corpus: Path | None) -> tuple[list[bytes], Check]:
-    from cleanweb import readers
+    from cleanweb import opening, readers
     from tests.imageseeds import saved
 
     def check(data: bytes) -> str:
@@ -158,7 +158,7 @@ def tars(folder: Path, corpus: Path | None) -> tuple[list[bytes], Check]:
         for sample in crawl.samples:
             f"{sample.sample_id}{sample.path}{sample.given_label}{sample.note}{sample.url}".encode()
             assert (sample.status == Status.OK) != bool(sample.note), sample
-        for i, content in readers.contents(crawl.samples):
+        for i, content in opening.contents(crawl.samples):
             assert crawl.samples[i].file.endswith("s.tar")
             assert isinstance(content, bytes | Unread)
         broken = any(sample.status == Status.ERROR for sample in crawl.samples)

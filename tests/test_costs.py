@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from cleanweb import readers
+from cleanweb import opening, readers
 from cleanweb.bench import crowd, ranks, scale, speed
 from cleanweb.bench.sources import read_source
 from cleanweb.cli import app
@@ -126,7 +126,7 @@ def test_a_crowd_is_a_crawl_of_variants_some_of_them_broken(tmp_path: Path, monk
         f"crawl-0000{k}.parquet" for k in range(3)
     ]
     assert len(crawl.samples) == 200
-    found = [inspect_one(content)[0] for _, content in readers.contents(crawl.samples)]
+    found = [inspect_one(content)[0] for _, content in opening.contents(crawl.samples)]
     assert all(facts.status in (Status.OK, Status.TRUNCATED) for facts in found)
     digests = [facts.pixel_digest for facts in found if facts.status == Status.OK]
     assert len(set(digests)) == len(digests) > 150

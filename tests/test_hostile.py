@@ -22,7 +22,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cleanweb import checkpoint, methods, readers, report
+from cleanweb import checkpoint, methods, opening, readers, report
 from cleanweb.backbone import Backbone
 from cleanweb.classifier import load_classifier
 from cleanweb.errors import CleanwebError, MachineError, RunError
@@ -195,7 +195,7 @@ def test_names_that_are_not_text_have_pictures(crawl: Path, tmp_path: Path) -> N
     name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
     shutil.copy(crawl / "red" / "00.png", name)
     stored = readers.printable(name)  # as a manifest has it
-    assert readers.read_bytes(stored, None) == (crawl / "red" / "00.png").read_bytes()
+    assert opening.read_bytes(stored, None) == (crawl / "red" / "00.png").read_bytes()
     tag = Pictures.tag(stored, None, "ok", None, "small")
     assert Pictures().jpeg(tag, stored, None, "small").startswith(b"\xff\xd8")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cleanweb import cachefolder, distributed, images, inspection, journal, readers
+from cleanweb import cachefolder, distributed, images, inspection, journal, opening
 from cleanweb.errors import CrawlError, MachineError
 from cleanweb.pixelcache import PixelCache
 from cleanweb.records import ImageFacts, Sample, Status, Unread, silent
@@ -167,7 +167,7 @@ def test_together_they_keep_no_more_than_may_be(n: int, samples: list[Sample], t
 
 def test_what_only_rank_0_sees_is_opened_by_it(samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     alone = inspected(samples, tmp_path / "alone")
-    seen = readers.contents
+    seen = opening.contents
 
     def contents(samples: list[Sample], which: Iterator[int]) -> Iterator[tuple[int, object]]:
         """Another machine's, on which the crawl does not lie."""
@@ -179,7 +179,7 @@ def test_what_only_rank_0_sees_is_opened_by_it(samples: list[Sample], tmp_path: 
     def inspect(self: inspection._Shares, ranks: range, *words: object, **more: object) -> None:
         with pytest.MonkeyPatch.context() as patch:
             if ranks[0]:
-                patch.setattr(readers, "contents", contents)
+                patch.setattr(opening, "contents", contents)
             share(self, ranks, *words, **more)
 
     monkeypatch.setattr(inspection._Shares, "inspect", inspect)

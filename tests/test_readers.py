@@ -12,11 +12,12 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from cleanweb import readers
+from cleanweb import opening, readers
 from cleanweb.columns import choose
 from cleanweb.errors import CrawlError, UsageError
+from cleanweb.opening import contents, embedded_images, read_bytes
 from cleanweb.packed import Samples
-from cleanweb.readers import READERS, contents, embedded_images, read, read_bytes
+from cleanweb.readers import READERS, read
 from cleanweb.records import Sample, Status
 
 CIFAR = Path(__file__).parents[2] / "shared" / "data" / "cifar100"
@@ -608,7 +609,7 @@ def test_contents_of_many_shards_are_looked_for_in_few_bytes_an_image(monkeypatc
 
     n, in_a_shard = 100_000, 1_000
     samples = Samples(Sample(f"{i}", f"{i}", f"/{i // in_a_shard}.parquet", i % in_a_shard, "cat") for i in range(n))
-    monkeypatch.setattr(readers, "embedded_images", nothing)
+    monkeypatch.setattr(opening, "embedded_images", nothing)
     tracemalloc.start()
     found = sum(1 for _ in contents(samples))
     most = tracemalloc.get_traced_memory()[1]

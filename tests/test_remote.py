@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import cleanweb
-from cleanweb import exporting, manifest, readers, remote, reviews
+from cleanweb import exporting, manifest, opening, readers, remote, reviews
 from cleanweb.errors import CrawlError, MachineError, UsageError
 from cleanweb.records import Status
 from cleanweb.remote import Remote, place
@@ -57,7 +57,7 @@ def rows(crawl: readers.Crawl) -> list[tuple[str, str, str | None, str, int | No
 
 def found(crawl: readers.Crawl) -> dict[str, object]:
     return {crawl.samples[i].sample_id: c.read_bytes() if isinstance(c, Path) else c
-            for i, c in readers.contents(crawl.samples)}  # fmt: skip
+            for i, c in opening.contents(crawl.samples)}  # fmt: skip
 
 
 SOURCES = ["wds", "wds/wds-{000000..000001}.tar", "wds/wds-*.tar", "wds/wds-000001.tar", "webdataset", "files",
@@ -71,7 +71,7 @@ def test_a_crawl_on_a_web_server_is_the_same_as_on_disk(written: Path, server: S
     assert found(there) == found(here)
     for sample in there.samples[:2]:
         if sample.file:
-            assert readers.read_bytes(sample.file, sample.row) == found(here)[sample.sample_id]
+            assert opening.read_bytes(sample.file, sample.row) == found(here)[sample.sample_id]
 
 
 def test_tables_elsewhere(written: Path, server: Server) -> None:
@@ -102,7 +102,7 @@ def test_shards_are_read_in_parts_and_not_kept(
     total = sum(file.stat().st_size for file in (written / "wds").glob("*.tar"))
     assert server.sent <= 2 * total  # once for the list and the labels, once for the images
     server.sent = 0
-    readers.read_bytes(crawl.samples[0].file, crawl.samples[0].row)
+    opening.read_bytes(crawl.samples[0].file, crawl.samples[0].row)
     assert server.sent <= (1 << 18)
     assert not list(tmp_path.iterdir())
 
@@ -148,7 +148,7 @@ def test_a_single_image_that_stays_unreadable_is_a_row(server: Server) -> None:
 def test_only_what_is_asked_for_is_fetched(server: Server) -> None:
     crawl = readers.read(place(f"{server.url}/classes"))
     server.asked.clear()
-    assert [i for i, _ in readers.contents(crawl.samples, [1, 3])] == [1, 3]
+    assert [i for i, _ in opening.contents(crawl.samples, [1, 3])] == [1, 3]
     assert sum(server.asked.values()) == 2
 
 

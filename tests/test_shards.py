@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cleanweb
-from cleanweb import exporting, inspection, manifest, readers, tarmembers
+from cleanweb import exporting, inspection, manifest, opening, readers, tarmembers
 from cleanweb.errors import CrawlError, UsageError
 from cleanweb.records import Status, silent
 from tests.test_cli import cleanweb as command
@@ -57,10 +57,10 @@ def rows(crawl: readers.Crawl) -> dict[str, tuple[str, str | None]]:
 def pictures(crawl: readers.Crawl) -> dict[str, bytes]:
     """What can be opened, by sample, in both of the ways."""
     streamed = {crawl.samples[i].sample_id: c.read_bytes() if isinstance(c, Path) else c
-                for i, c in readers.contents(crawl.samples)}  # fmt: skip
+                for i, c in opening.contents(crawl.samples)}  # fmt: skip
     for sample in crawl.samples:
         if isinstance(found := streamed.get(sample.sample_id), bytes):
-            assert readers.read_bytes(sample.file, sample.row) == found
+            assert opening.read_bytes(sample.file, sample.row) == found
     return streamed
 
 
@@ -335,11 +335,11 @@ def test_a_shard_that_is_another_by_now(tmp_path: Path) -> None:
     file = tar(tmp_path / "s.tar", labelled("0", "1"))
     crawl = readers.read(file)
     file.write_bytes(b"x" * 5000)
-    assert all(content.status == Status.ERROR for _, content in readers.contents(crawl.samples))
+    assert all(content.status == Status.ERROR for _, content in opening.contents(crawl.samples))
     with pytest.raises(CrawlError, match="not what it was"):
-        readers.read_bytes(str(file), crawl.samples[0].row)
+        opening.read_bytes(str(file), crawl.samples[0].row)
     file.unlink()
-    assert len(list(readers.contents(crawl.samples))) == 2
+    assert len(list(opening.contents(crawl.samples))) == 2
 
 
 NAMES = st.text("abé./-_0\u202e", min_size=1, max_size=30) | st.text("ab/", min_size=90, max_size=300)

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageEnhance
 
-from cleanweb import pixelcache, readers, writers
+from cleanweb import opening, pixelcache, writers
 from cleanweb.bench.sources import Source, stream
 from cleanweb.errors import UsageError
 from cleanweb.writers.parquet import store
@@ -76,9 +76,9 @@ def _pictures(source: Source, chosen: np.ndarray) -> np.ndarray:
     """The chosen pictures, small: (m, side, side, 3) uint8."""
     place = {int(i): k for k, i in enumerate(chosen)}
     made = np.empty((len(chosen), SIDE_PX, SIDE_PX, 3), np.uint8)
-    for i, content in readers.contents(source.samples):
+    for i, content in opening.contents(source.samples):
         if i in place:
-            with Image.open(BytesIO(readers.bytes_of(content))) as picture:
+            with Image.open(BytesIO(opening.bytes_of(content))) as picture:
                 square = pixelcache.centre_square(picture.convert("RGB"), SIDE_PX)
             made[place[i]] = square if len(square) == SIDE_PX else pixelcache.resized(square, SIDE_PX)
     return made

@@ -14,7 +14,7 @@ HELD_OUT = 0.2  # of each class, where a source has no test split of its own
 
 @dataclass(frozen=True)
 class Source:
-    """A clean labelled set of n images of K classes; `readers.contents` opens the images."""
+    """A clean labelled set of n images of K classes; `opening.contents` opens the images."""
 
     samples: list[Sample]
     labels: np.ndarray  # (n,) int64

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
-from cleanweb import readers, spreadsheet, writers
+from cleanweb import opening, spreadsheet, writers
 from cleanweb.bench import noise
 from cleanweb.bench.sources import Source, stream
 from cleanweb.errors import UsageError
@@ -246,8 +246,8 @@ def _write_images(samples: list[Sample], folders: list[Path], progress: Callable
     files: dict[int, Path] = {}
     for folder in set(folders):
         folder.mkdir(parents=True)
-    for i, content in readers.contents(samples):
-        data = readers.bytes_of(content)
+    for i, content in opening.contents(samples):
+        data = opening.bytes_of(content)
         files[i] = folders[i] / f"{i:06d}{_suffix(data, samples[i])}"
         files[i].write_bytes(data)
         progress(len(files), len(samples))

@@ -7,25 +7,23 @@ nothing is written; a million samples take about 0.5 GB of memory.
 
 import os
 import re
-import stat
 import unicodedata
-from array import array
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 
-from cleanweb import remote, tarmembers
+from cleanweb import remote
 from cleanweb.errors import CrawlError
+from cleanweb.opening import is_tar
 from cleanweb.packed import Samples
-from cleanweb.records import CLOSED, Sample, Status, Unread
+from cleanweb.records import Sample, Status
 from cleanweb.remote import Place as Place
-from cleanweb.remote import Remote, is_address
+from cleanweb.remote import Remote
 
 READERS = {
     "img2dataset": "cleanweb.readers.img2dataset",
@@ -33,8 +31,6 @@ READERS = {
     "table": "cleanweb.readers.table",
     "folder": "cleanweb.readers.folder",
 }
-_PARQUET = "cleanweb.parquetfile"  # loads DuckDB: where need be
-_ONE_PICTURE_BYTES = 1 << 18  # fetched at once where one picture of a shard is wanted
 
 SAME_LABEL_AGAIN = "the table names this path again, with the same label"
 LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx"}  # what operating systems leave behind
@@ -102,106 +98,9 @@ def _first_read(source: Place, labels: Place | None, *how: Any) -> Crawl:
     )
 
 
-def contents(
-    samples: Sequence[Sample], indices: Iterable[int] | None = None
-) -> Iterator[tuple[int, Path | bytes | Unread]]:
-    """The index of every sample that can be opened, with its file, or its bytes where Parquet or a tar holds them, or
-    why it has none. indices: only of these.
-
-    Not of those that a reader found closed, and of repeated and conflicting rows: their first row stands for them.
-    Single files come in order, then the Parquet and tar files one after the other, streamed: memory holds some rows at
-    a time.
-    """
-    held: dict[str, array[int]] = defaultdict(lambda: array("q"))
-    elsewhere: list[int] = []
-    for index in range(len(samples)) if indices is None else indices:
-        sample = samples[index]
-        if sample.status in CLOSED:
-            continue
-        if sample.row is None and is_address(sample.file):
-            elsewhere.append(index)
-        elif sample.row is None:
-            yield index, Path(sample.file)
-        else:
-            held[sample.file].append(index)
-    yield from zip(elsewhere, remote.fetch_all(samples[i].file for i in elsewhere), strict=True)
-    for file, of_file in held.items():
-        index_of = {row: index for index in of_file if (row := samples[index].row) is not None}
-        words = "the file that holds it does not any more"
-        try:
-            for row, content in embedded_images(file, index_of):
-                yield index_of.pop(row), content
-        except CrawlError as error:
-            words = str(error)
-        yield from ((index, Unread(Status.ERROR, words)) for index in index_of.values())
-
-
-def bytes_of(content: Path | bytes | Unread) -> bytes:
-    """One of `contents`. Raises OSError or CrawlError where it has no bytes."""
-    if isinstance(content, Unread):
-        raise CrawlError(f"An image cannot be read: {content.words}.")
-    return content if isinstance(content, bytes) else content.read_bytes()
-
-
-def embedded_images(file: str, rows: Collection[int]) -> Iterator[tuple[int, bytes | Unread]]:
-    """These rows of a Parquet file and the images it embeds, or these places in a tar and the images there, in order,
-    streamed: 20,000 images of 20 kB in 0.5 s. What a file no longer has is left out.
-
-    Raises CrawlError where the file cannot be read.
-    """
-    if not _is_tar(file):
-        wanted = set(rows)
-        yield from (found for found in import_module(_PARQUET).stream(file) if found[0] in wanted)
-        return
-    try:
-        with opened(file) as (tar, _):
-            yield from tarmembers.stream(tar, rows)
-    except OSError as error:
-        raise CrawlError(f"{file} cannot be read: {error.strerror or error}.") from None
-
-
-def read_bytes(file: str, row: int | None) -> bytes:
-    """One image's bytes: the whole `file`; what that place in a tar holds; or what that row of a Parquet file embeds
-    (0.02 s where its row groups hold 2,000 images of 20 kB; all of them are read for one). Raises OSError or
-    CrawlError."""
-    if row is None:
-        return remote.fetch(file) if is_address(file) else _regular(unescaped(file)).read_bytes()
-    file = file if is_address(file) else os.fspath(unescaped(file))
-    if not _is_tar(file):
-        return import_module(_PARQUET).embedded(file, row)
-    with opened(file, ahead=_ONE_PICTURE_BYTES) as (tar, _):
-        content = tarmembers.read(tar, row)
-    if isinstance(content, Unread):
-        raise CrawlError(f"{file}, byte {row:,}: {content.words}.")
-    return content
-
-
-def _regular(file: Path) -> Path:
-    """A pipe would be waited for."""
-    if not stat.S_ISREG(file.stat().st_mode):
-        raise CrawlError(f"{file} is not a regular file.")
-    return file
-
-
-@contextmanager
-def opened(file: str, ahead: int = remote.WINDOW_BYTES) -> Iterator[tuple[BinaryIO, int]]:
-    """A file to read at any place, and its size in bytes. ahead: how much to fetch at once of one that lies elsewhere.
-    Raises OSError."""
-    if is_address(file):
-        with remote.File(file, ahead) as stream:
-            yield cast("BinaryIO", stream), stream.size
-        return
-    with Path(file).open("rb") as stream:
-        yield stream, os.fstat(stream.fileno()).st_size
-
-
-def _is_tar(file: str) -> bool:
-    return file.lower().endswith(".tar")
-
-
 def _means_tars(path: Place) -> bool:
     """A pattern, as images-{000..017}.tar."""
-    return _is_tar(path.name) and re.search(r"[{*?\[]", os.fspath(path)) is not None
+    return is_tar(path.name) and re.search(r"[{*?\[]", os.fspath(path)) is not None
 
 
 # --- what several readers need --------------------------------------------------------------------------------------
@@ -294,13 +193,6 @@ def hidden(name: str) -> bool:
 def printable(text: str) -> str:
     """File names need not be text: what is not UTF-8 is written as an escape, so that it can be stored anywhere."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def unescaped(file: str) -> Path:
-    """The file of that `printable` name."""
-    if os.path.exists(file):  # noqa: PTH110 (Path.exists raises where a name is too long or holds a NUL)
-        return Path(file)
-    return Path(re.sub(r"\\udc([89a-f][0-9a-f])", lambda byte: chr(0xDC00 + int(byte[1], 16)), file))
 
 
 def count(n: int, singular: str, plural: str) -> str:

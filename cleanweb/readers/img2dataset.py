@@ -19,9 +19,10 @@ from cleanweb import keyedlabels, remote, shards
 from cleanweb.columns import choose
 from cleanweb.errors import CrawlError, UsageError
 from cleanweb.labelrows import Labels
+from cleanweb.opening import opened
 from cleanweb.packed import Samples
 from cleanweb.parquetfile import Parquet, quoted
-from cleanweb.readers import Crawl, Namings, Place, border, hidden, is_folder, opened, outside, printable
+from cleanweb.readers import Crawl, Namings, Place, border, hidden, is_folder, outside, printable
 from cleanweb.records import Sample, Status
 from cleanweb.remote import Remote
 

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 
 from cleanweb import keyedlabels, shards
 from cleanweb.errors import CrawlError, UsageError
+from cleanweb.opening import opened
 from cleanweb.packed import Samples
-from cleanweb.readers import Crawl, Namings, Place, border, count, opened, outside, printable
+from cleanweb.readers import Crawl, Namings, Place, border, count, outside, printable
 from cleanweb.records import Sample, Status
 
 _CLASSES = ("classes.json", "classnames.txt", "classes.txt")

@@ -8,7 +8,7 @@ from hashlib import blake2b
 from io import BytesIO
 
 from cleanweb.images import thumbnail
-from cleanweb.readers import unescaped, read_bytes
+from cleanweb.opening import read_bytes, unescaped
 from cleanweb.records import MOST_BYTES, UNREADABLE
 from cleanweb.remote import is_address
 
