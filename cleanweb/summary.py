@@ -57,7 +57,8 @@ class Summary:
         rate = ""
         if self.noise_rate is not None and self.noise_interval is not None:
             low, high = self.noise_interval
-            rate = f"Estimated share of wrong labels: {self.noise_rate:.1%} ({low:.0%} to {high:.0%}). "
+            digits = 0 if high - low > 0.02 else 1
+            rate = f"Estimated share of wrong labels: {self.noise_rate:.1%} ({low:.{digits}%} to {high:.{digits}%}). "
         look = _counted(self.needs_review, "verdict is", "verdicts are")
         return [*lines, f"{rate}{look} worth a second look (needs_review).", *self._unjudged_lines()]
 
