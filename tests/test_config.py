@@ -16,6 +16,7 @@ from tests.test_cli import cleanweb
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "crawl").mkdir()
     return tmp_path
 
 

@@ -49,7 +49,7 @@ def test_a_dry_run_says_what_the_real_one_does_and_writes_nothing(format: str, r
 def test_a_dry_run_counts_what_is_missing(run: Path, crawl: Path, tmp_path: Path, monkeypatch) -> None:
     gone = crawl / "red" / "05.png"
     monkeypatch.setattr(
-        exporting.readers, "unescaped", lambda file: Path(file) if Path(file) != gone else Path("/gone")
+        exporting.opening, "unescaped", lambda file: Path(file) if Path(file) != gone else Path("/gone")
     )
     for dry_run in (True, False):
         done = exporting.export(
