@@ -84,7 +84,7 @@ def test_the_python_runs(clone: Path) -> None:
 
 @pytest.mark.timeout(900)
 def test_the_sample_verdicts_are_right(clone: Path) -> None:
-    """Macro-F1 of clean, relabeled and ood over the pictures whose truth is known: 80 to 87 %, by processor."""
+    """Macro-F1 of clean, relabeled and ood over the pictures whose truth is known: 80 to 87 %, by machine."""
     images = manifest.read(clone / "cleanweb-run", "images")
     truth = pd.read_csv(ROOT / "sample_data" / "truth.csv", dtype=str, keep_default_na=False)
     truth = truth.drop_duplicates("path").set_index("path")["truth"]
