@@ -1,6 +1,7 @@
 """What a new user types wrongly, and what the answer must hold: what is wrong, and what to do. Never a traceback."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,18 @@ def raising(error: Exception) -> Callable[..., None]:
         raise error
 
     return fit
+
+
+@pytest.mark.parametrize("rank", [None, "0", "1"])
+def test_only_the_rank_that_reads_the_crawl_must_see_it(rank: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cleanweb.commands.fit import _refuse_missing
+    from cleanweb.errors import CrawlError
+    from cleanweb.settings import Settings
+
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    with nullcontext() if rank == "1" else pytest.raises(CrawlError, match="Nothing found"):
+        _refuse_missing(Settings(Path("nowhere")))
 
 
 def test_another_network_than_asked_for_is_told_before_training(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

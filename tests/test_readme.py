@@ -93,7 +93,7 @@ def test_the_sample_verdicts_are_right(clone: Path) -> None:
     right = ["ood" if not t else "clean" if t == g else "relabeled" for t, g in zip(true_label, known["given_label"],
                                                                                   strict=True)]  # fmt: skip
     scores = [f1(known["verdict"] == v, pd.Series(right, known.index) == v) for v in ("clean", "relabeled", "ood")]
-    assert sum(scores) / 3 >= 0.75, scores
+    assert sum(scores) / 3 >= 0.78, scores
 
 
 def f1(found: pd.Series, true: pd.Series) -> float:

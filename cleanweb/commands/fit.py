@@ -1,5 +1,6 @@
 """cleanweb fit: the main job."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -123,10 +124,7 @@ def fit(
             hyperparameters=_parsed(hyperparameters or []), origin=_origin(ctx),
         )  # fmt: skip
     with words_for_errors(), showing_progress(quiet) as progress:
-        from cleanweb import readers
-
-        if not is_address(source):
-            readers.refuse_missing(settings.source, settings.labels)  # torch takes seconds to load
+        _refuse_missing(settings)
         from cleanweb import distributed, pipeline, summary
 
         with distributed.world() as tells:
@@ -139,6 +137,16 @@ def fit(
         if strict and digest.unreadable:
             n = sum(digest.unreadable.values())
             raise SomeUnreadable(f"{n} files could not be read: see SELECT * FROM unusable.")
+
+
+def _refuse_missing(settings: Settings) -> None:
+    """What is not there is told before torch is loaded, which takes seconds. Of torchrun's ranks one reads the crawl:
+    the others need not see it."""
+    from cleanweb import readers
+
+    far = is_address(settings.source) or is_address(settings.labels)
+    if not far and os.environ.get("RANK", "0") == "0":
+        readers.refuse_missing(settings.source, settings.labels)
 
 
 def _parsed(pairs: list[str]) -> dict[str, float | int | str]:
