@@ -10,7 +10,8 @@ import numpy as np
 
 from cleanweb import scratch
 
-TEMPERATURES = np.exp(np.linspace(-1.2, 2.8, 41))  # with four labels in five wrong a network is far too sure
+# With four labels in five wrong a network is far too sure; after a few steps on a few hundred images not nearly enough.
+TEMPERATURES = np.exp(np.linspace(-3.6, 2.8, 65))
 _BLOCK = 2**19  # probabilities worked on at once: all of them many times over would not fit, with thousands of classes
 _ENOUGH = 2**23  # probabilities that a temperature is chosen on
 _FEWEST = 5  # images to read a middle one off

@@ -53,7 +53,7 @@ def test_a_killed_process_locks_nothing(other: subprocess.Popen, tmp_path: Path)
     assert not (tmp_path / runlock.NAME).exists()
 
 
-@pytest.mark.parametrize("pid", [1, os.getpid(), 2**22 - 1])
+@pytest.mark.parametrize("pid", [1, pytest.param(os.getpid(), id="its own"), 2**22 - 1])
 def test_what_the_file_says_locks_nothing(pid: int, tmp_path: Path):
     """The process with that number is another one, or none."""
     (tmp_path / runlock.NAME).write_text(json.dumps({"pid": pid, "host": "here", "doing": "fit", "since": "2026"}))
