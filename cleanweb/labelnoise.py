@@ -4,7 +4,7 @@ q (n, c) says how likely each class is to be *given* to each image. Of that, the
 being right. Temperatures are chosen on the given labels, the only thing known for sure; truth is never asked for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from cleanweb import scratch
 TEMPERATURES = np.exp(np.linspace(-3.6, 2.8, 65))
 _BLOCK = 2**19  # probabilities worked on at once: all of them many times over would not fit, with thousands of classes
 _ENOUGH = 2**23  # probabilities that a temperature is chosen on
+_SHARES = np.linspace(0, 1, 51)  # of labels that are drawn
+_PLAUSIBLE = 1.92  # nats below the best: χ² with one degree of freedom, p = 0.05
 _FEWEST = 5  # images to read a middle one off
 _LEAST_SPREAD = 1e-3  # of the logarithms of how often classes are given: below, they are given alike
 
@@ -54,6 +56,23 @@ def warmed_given(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def surprise(given: np.ndarray) -> float:
     """Mean −ln of what the labels were given (n,): least where it is calibrated."""
     return float(-np.log(np.maximum(given, 1e-12)).mean())
+
+
+def random_share(blends: Iterable[np.ndarray], chance: np.ndarray) -> tuple[float, float]:
+    """What share ρ of labels is drawn without a look at the image: the lower and the upper end of its 95 % interval, by
+    the likelihood of the given labels, (1 − ρ)·q(label) + ρ·chance (Wilks, 1938).
+
+    blends: what the labels are given at one temperature or another (n,), each an attempt; chance (n,): how often each
+    label is given at all. A label that a sharp belief did not foretell is drawn, one that a flat belief left open need
+    not be: where a network knows little this is less than the noise.
+    """
+    if not len(chance):
+        return 0.0, 1.0
+    least = np.full(len(_SHARES), np.inf)
+    for believed in blends:
+        least = np.minimum(least, [surprise((1 - share) * believed + share * chance) for share in _SHARES])
+    likely = _SHARES[len(chance) * (least - least.min()) <= _PLAUSIBLE]
+    return float(likely[0]), float(likely[-1])
 
 
 def calibrated(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:

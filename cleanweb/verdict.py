@@ -19,33 +19,28 @@ Takes Scores, gives a Decision. Time n·c; room for twice the probabilities, on 
 (`scratch.py`), and memory for c·c flows.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from cleanweb import scratch
+from cleanweb.belief import Belief, belief, company
 from cleanweb.calibration import recalibrated
 from cleanweb.labelnoise import (
-    TEMPERATURES,
     astray,
     blocks,
     class_share,
     enough,
     label_right,
     own_floor,
-    surprise,
     typical_floors,
-    warmed,
-    warmed_given,
 )
 from cleanweb.records import KEPT, NO_CLASS, UNVERIFIED, VERIFIED, Decision, Scores, Target, Verdict
 from cleanweb.twogroups import density_ratio, null_probability, null_share
 
 FEWEST = 10  # a class of fewer images is not judged: held out in folds, hardly one of it is left to learn from
 _SIGNIFICANT = 6.9  # nats: χ² with two degrees of freedom (temperature, weight), p = 0.001
-_WEIGHTS = np.linspace(0, 1, 11)  # of the neighbours in the blend
 _SHRINKAGE = 1e-3  # of correlations towards none: two signs that agree in everything are not opposed to each other
 _NUMBERS = 32  # for every image that the two groups are read off: see `enough`
 _SURE = 0.9  # labels this likely wrong are the lower end of a noise rate, those not this likely right the upper
@@ -74,6 +69,7 @@ class Opinion:
     best: np.ndarray  # (n,) in {0, 1, 2}: the verdict
     unjudged: np.ndarray  # (n,) bool: kept, since too little is known of its class
     unseen: np.ndarray  # (n,) P(label is right) as it is believed before people's labels set it right
+    random: float = 1.0  # so many labels, at least, are drawn without a look at the image
 
 
 def by_criteria(scores: Scores, epsilon: float, tau: float) -> Opinion:
@@ -95,11 +91,11 @@ def by_criteria(scores: Scores, epsilon: float, tau: float) -> Opinion:
 
 def by_evidence(scores: Scores) -> Opinion:
     """The rule of this file: calibrated belief, noise floor, two groups, strays."""
-    q, labels = belief(scores), np.maximum(scores.labels, 0)
-    given, unjudged = scores.labels >= 0, np.zeros(len(q), bool)
-    floor = _floor(q, labels, given)
+    believed, labels = belief(scores), np.maximum(scores.labels, 0)
+    given, unjudged = scores.labels >= 0, np.zeros(len(labels), bool)
+    floor = _floor(believed, labels, given)
     p = _probabilities(scores, floor, given)
-    known = known_classes(floor.predicted[given], floor.given[given], labels[given], q.shape[1])
+    known = known_classes(floor.predicted[given], floor.given[given], labels[given], scores.probs.shape[1])
     unjudged[given] = ~known[labels[given]]
     judged = given & ~unjudged
     seen, unseen = np.flatnonzero(judged & (scores.verified != UNVERIFIED)), p[0].copy()
@@ -107,7 +103,7 @@ def by_evidence(scores: Scores) -> Opinion:
         p = recalibrated(p, seen, kind(scores)[seen])
     # of what cannot be judged no more is known than what holds on average; where nothing can, nothing
     p[:, unjudged] = p[:, judged].mean(1, keepdims=True) if judged.any() else [[0.5], [0.25], [0.25]]
-    return Opinion(p, floor.share, np.where(unjudged, 0, p.argmax(0)), unjudged, unseen)
+    return Opinion(p, floor.share, np.where(unjudged, 0, p.argmax(0)), unjudged, unseen, believed.random[0])
 
 
 def _probabilities(scores: Scores, floor: "_Floor", given: np.ndarray) -> np.ndarray:
@@ -116,7 +112,7 @@ def _probabilities(scores: Scores, floor: "_Floor", given: np.ndarray) -> np.nda
     An image that surely shows a class leaves no room for that class as a wrong label; one that shows none does. First
     all images are taken to show one, which tells right from wrong well enough to see which do not.
     """
-    likely = floor.label_right(np.ones(len(given)))
+    likely = floor.seems_right()
     right, wrong = given & (likely > 0.5), given & (likely <= 0.5)
     p_class, p_stray = _groups(scores, floor, likely, right, wrong)
     p_clean = floor.label_right(p_class)
@@ -150,19 +146,30 @@ class _Floor:
     given: np.ndarray  # (n,) what is believed of the label
     own: np.ndarray  # (n,) its floor by the other classes of the sample
     usual: np.ndarray  # (n,) and by the other samples of the predicted class
+    drawn: np.ndarray  # (n,) and by how many labels are drawn without a look at the image, at most
     of_label: np.ndarray  # (n,) what the label gets of the belief above the floor
     share: np.ndarray  # (n, c) what each class gets of it; rows sum to 1
     passing: np.ndarray  # (n,) the share of classes that would pass as a right label
     silence: np.ndarray  # (n,) bits, ≤ 0: −D_KL(belief ‖ labels astray), what the belief does not say
     predicted: np.ndarray  # (n,) int64: the class believed most
 
+    def seems_right(self) -> np.ndarray:
+        """P(label is right), were every sample of one of the classes: (n,)."""
+        return label_right(self.given, self._of_a_class(self.own))
+
     def label_right(self, p_class: np.ndarray) -> np.ndarray:
-        """P(label is right), where a sample shows one of the classes with a probability of p_class: (n,)."""
-        return label_right(self.given, np.maximum(self.own * (1 - self.of_label * p_class), self.usual))
+        """P(label is right), where a sample shows one of the classes with a probability of p_class: (n,). Labels that
+        are drawn fall on it then, and those usual for its class; what else the belief leaves open is not known."""
+        of_a_class, of_none = self._of_a_class(np.minimum(self.own, self.drawn)), np.maximum(self.own, self.usual)
+        return label_right(self.given, p_class * of_a_class + (1 - p_class) * of_none)
+
+    def _of_a_class(self, floor: np.ndarray) -> np.ndarray:
+        return np.maximum(floor * (1 - self.of_label), self.usual)
 
 
-def _floor(q: np.ndarray, labels: np.ndarray, given: np.ndarray) -> _Floor:
-    """q (n, c); labels (n,), of those that are given."""
+def _floor(believed_of: Belief, labels: np.ndarray, given: np.ndarray) -> _Floor:
+    """labels (n,), of those that are given."""
+    q = believed_of.q
     (n, c), typical, share = q.shape, typical_floors(q, given), scratch.zeros(q.shape, q.dtype)
     often, columns = astray(q, np.where(given, labels, -1)), scratch.zeros((6, n))
     for rows in blocks(n, c):
@@ -175,7 +182,8 @@ def _floor(q: np.ndarray, labels: np.ndarray, given: np.ndarray) -> _Floor:
         at = np.arange(len(own)), labels[rows]
         columns[:, rows] = believed[at], own[at], usual[at], share[rows][at], passing, silence
     of_given, own, usual, of_label, passing, silence = columns
-    return _Floor(of_given, own, usual, of_label, share, passing, silence, q.argmax(1))
+    drawn = believed_of.random[1] * often[labels]
+    return _Floor(of_given, own, usual, drawn, of_label, share, passing, silence, q.argmax(1))
 
 
 def set_right(scores: Scores) -> np.ndarray:
@@ -226,27 +234,6 @@ def _heed_people(scores: Scores, opinion: Opinion) -> None:
     opinion.share[of_a_class, classes[classes >= 0]] = 1
 
 
-def belief(scores: Scores) -> np.ndarray:
-    """Calibrated class probabilities of every sample, blended from model and neighbours: (n, c), rows sum to 1."""
-    probs, (n, c) = scores.probs, scores.probs.shape
-    rows = np.flatnonzero(scores.labels >= 0)
-    prior = np.bincount(scores.labels[rows], minlength=c) / max(len(rows), 1)
-    votes, k = vote(scores.neighbours, scores.similarity, scores.labels, c), scores.neighbours.shape[1]
-    rows = rows[enough(len(rows), c)]
-    labels = scores.labels[rows]
-    heard = (k * votes[rows, labels] + prior[labels]) / (k + 1)
-    best = (np.inf, TEMPERATURES[0], 1.0)
-    for temperature, heated in zip(TEMPERATURES, warmed_given(probs[rows], labels), strict=True):
-        for weight in _WEIGHTS:
-            found = surprise((1 - weight) * heated + weight * heard)
-            best = min(best, (found, temperature, weight), key=lambda b: b[0])
-    _, temperature, weight = best
-    for block in blocks(n, c):
-        smoothed = (k * votes[block] + prior) / (k + 1)
-        votes[block] = (1 - weight) * warmed(probs[block], temperature) + weight * smoothed
-    return votes
-
-
 def known_classes(predicted: np.ndarray, believed: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
     """Which classes can be judged: (c,) bool. predicted (n,): the class believed most; believed (n,): of the label.
 
@@ -258,45 +245,6 @@ def known_classes(predicted: np.ndarray, believed: np.ndarray, labels: np.ndarra
     gain = np.log(np.maximum(believed, 1e-12) / (count[labels] / len(labels))).sum()
     often = np.bincount(predicted, minlength=n_classes) / len(labels)
     return (count >= FEWEST) & (hits > often) & (gain > _SIGNIFICANT)
-
-
-def vote(neighbours: np.ndarray, similarity: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
-    """What the neighbours say: the shares of their labels, weighted by similarity.
-
-    neighbours (n, k), similarity (n, k) in [−1, 1], labels (n,), −1 where there is none → (n, c) float32, rows summing
-    to 1; uniform where no neighbour says anything.
-    """
-    n = len(labels)
-    votes, rows, total = scratch.zeros((n, n_classes), np.float32), np.arange(n), np.zeros(n)
-    for other, weight in _nearest(neighbours, similarity, labels):
-        votes[rows, labels[other]] += weight
-        total += weight
-    for block in blocks(n, n_classes):
-        some, heard = votes[block], total[block] > 0
-        some[heard] /= total[block][heard, None].astype(np.float32)
-        some[~heard] = 1 / n_classes
-    return votes
-
-
-def company(scores: Scores, wrong: np.ndarray) -> np.ndarray:
-    """The share of wrong labels among the nearest samples, weighted by similarity: (n,) in [0, 1], 0 where there are
-    none. wrong (n,): P(label is wrong). Images of no class lie among their like, wherever in the feature space that is;
-    those of a class lie among images of the class, however their own label came out."""
-    found, total = np.zeros(len(wrong)), np.zeros(len(wrong))
-    for other, weight in _nearest(scores.neighbours, scores.similarity, scores.labels):
-        found += weight * wrong[other]
-        total += weight
-    return found / np.maximum(total, 1e-9)
-
-
-def _nearest(
-    neighbours: np.ndarray, similarity: np.ndarray, labels: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Of every sample its nearest, its second nearest … (n,), and what each one's label weighs: its similarity (n,),
-    nothing where it has no label or is unlike."""
-    for j in range(neighbours.shape[1]):
-        other = neighbours[:, j]
-        yield other, np.where(labels[other] < 0, 0, np.maximum(similarity[:, j], 0))
 
 
 def strangeness(signs: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
@@ -318,14 +266,18 @@ def stray_probability(passing: np.ndarray, found: np.ndarray) -> np.ndarray:
     return np.clip(found * passing / (1 - passing), 0, 1)
 
 
-def noise_rates(labels: np.ndarray, n_classes: int, p_clean: np.ndarray) -> np.ndarray:
+def noise_rates(labels: np.ndarray, n_classes: int, p_clean: np.ndarray, random: float = 1.0) -> np.ndarray:
     """Estimated share of wrong labels, and an interval around it: (c + 1, 3) for every class and for all samples; NaN
-    where there is no sample. labels, p_clean (n,).
+    where there is no sample. labels, p_clean (n,); random: so many labels, at least, are
+    drawn without a look at the image.
 
     What nobody can recognise is taken for noise, so that a model that has learned too little makes the estimate too
     high. The interval allows for that: from the labels that are surely wrong to those that are not surely right, and
-    1.96 standard errors further. How often it holds the truth is in bench/EXPERIMENTS.md.
+    1.96 standard errors further. Of two classes every label that is not believed seems sure to be wrong, so that there
+    it begins at the labels that are drawn; with more of them it does the less. How often it holds the truth is in
+    bench/EXPERIMENTS.md.
     """
+    drawn, doubt = random * (1 - 1 / max(n_classes, 2)), 1 / max(n_classes - 1, 1)
     rates = []
     for k in [*range(n_classes), None]:
         wrong = 1 - p_clean[labels >= 0 if k is None else labels == k]
@@ -334,6 +286,7 @@ def noise_rates(labels: np.ndarray, n_classes: int, p_clean: np.ndarray) -> np.n
             continue
         error = 1.96 * np.sqrt((wrong * (1 - wrong)).sum()) / len(wrong)
         rate, sure, possible = wrong.mean(), (wrong >= _SURE).mean(), (wrong > 1 - _SURE).mean()
+        sure -= doubt * max(0.0, sure - drawn)
         rates.append([rate, max(0.0, min(rate, sure) - error), min(1.0, max(rate, possible) + error)])
     return np.array(rates)
 
@@ -367,7 +320,7 @@ def _conclude(scores: Scores, opinion: Opinion, of_people: np.ndarray) -> Decisi
         confidence=confidence,
         needs_review=opinion.unjudged | (confidence < 0.75),  # less than three to one
         flow=flow,
-        noise=noise_rates(told, others.shape[1], p[0]),
+        noise=noise_rates(told, others.shape[1], p[0], opinion.random),
         reliability=of_people,
         reason=list(np.where(scores.verified == UNVERIFIED, reason, VERIFIED)),
     )

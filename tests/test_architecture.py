@@ -33,6 +33,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("stages", {"readers/*", "images", "duplicates", "methods/*", "train", "score", "verdict", "tables", "trusted",
                 "known", "manifest", "writers/*", "resuming"}),
     ("labels that a table gives", {"keyedlabels"}),
+    ("what is believed of every sample", {"belief"}),
     ("what some of a shelf share", {"labeltree", "shards", "finder"}),
     ("a table's rows", {"labelrows"}),
     ("what holds images", {"parquetfile"}),

@@ -17,6 +17,7 @@ from cleanweb.labelnoise import (
     label_right,
     label_trust,
     own_floor,
+    random_share,
     surprise,
     typical_floors,
     warmed,
@@ -124,6 +125,21 @@ def test_of_very_many_probabilities_evenly_spread_rows_choose_the_temperature(mo
     q = rows(0, 4000, 5, 1.0)
     labels = drawn(1, q)
     assert np.abs(calibrated(warmed(q, 2.0), labels) - q).mean() < 0.03
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5])
+@pytest.mark.parametrize("c", [2, 10])
+def test_labels_that_are_drawn_are_told_from_those_that_a_belief_leaves_open(c: int, share: float):
+    q, rng = rows(0, 4000, c, 0.15), np.random.default_rng(2)  # of some images much is known, of others little
+    labels = np.where(rng.random(4000) < share, rng.integers(0, c, 4000), drawn(1, q))
+    low, high = random_share(warmed_given(warmed(q, 3.0), labels), np.full(4000, 1 / c))
+    assert low <= share <= high
+    assert high - low < 0.15
+
+
+def test_where_nothing_is_believed_any_share_may_be_drawn():
+    assert random_share(np.full((3, 100), 0.25), np.full(100, 0.25)) == (0, 1)
+    assert random_share(np.empty((3, 0)), np.empty(0)) == (0, 1)
 
 
 def test_surprise_is_cross_entropy():
