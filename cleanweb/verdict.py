@@ -2,12 +2,12 @@
 
 The only thing that is known for sure is what labels were given. So everything is measured against those:
 
-1. Belief. The model's probabilities and the labels of the nearest images, blended at the temperature and weight under
-   which the given labels are most likely. Both come from other samples' labels, so the blend is calibrated: of the
-   images whose blend says 0.3 for a class, about 30 % were given it.
+1. Belief (`belief.py`). The model's probabilities and the labels of the nearest images, blended and calibrated on the
+   given labels.
 2. Right or wrong. Wrong labels fall on an image whatever it shows. How often is read off the classes that it surely
    does not show (the noise floor); P(label is right) = 1 − floor / q(label). Whether large classes are given astray
-   more often than small ones is read off, too.
+   more often than small ones is read off, too. What is left open of an image of a class may be ignorance: its floor is
+   no higher than the labels that are drawn without a look at it.
 3. Another class or none. An image of no class is strange in two ways: its belief says little (its divergence from how
    labels go astray is small), and the images most like it have wrong labels, too. Wrong labels fall on images of the
    known classes as on any, so images with right labels are the null of the two-groups model (`twogroups.py`): what the
@@ -167,22 +167,22 @@ class _Floor:
         return np.maximum(floor * (1 - self.of_label), self.usual)
 
 
-def _floor(believed_of: Belief, labels: np.ndarray, given: np.ndarray) -> _Floor:
+def _floor(believed: Belief, labels: np.ndarray, given: np.ndarray) -> _Floor:
     """labels (n,), of those that are given."""
-    q = believed_of.q
+    q = believed.q
     (n, c), typical, share = q.shape, typical_floors(q, given), scratch.zeros(q.shape, q.dtype)
     often, columns = astray(q, np.where(given, labels, -1)), scratch.zeros((6, n))
     for rows in blocks(n, c):
-        believed = q[rows].astype(float)
-        own, usual = own_floor(believed, often), typical[believed.argmax(1)]
-        share[rows] = class_share(believed, np.maximum(own, usual))
+        some = q[rows].astype(float)
+        own, usual = own_floor(some, often), typical[some.argmax(1)]
+        share[rows] = class_share(some, np.maximum(own, usual))
         floor = np.maximum(own * (1 - share[rows]), usual)
-        passing = (1 - floor / np.maximum(believed, 1e-12) > 0.5).mean(1).clip(1 / c, 1 - 1 / c)
-        silence = -(believed * np.log2(np.maximum(believed, 1e-12) / often)).sum(1)
+        passing = (1 - floor / np.maximum(some, 1e-12) > 0.5).mean(1).clip(1 / c, 1 - 1 / c)
+        silence = -(some * np.log2(np.maximum(some, 1e-12) / often)).sum(1)
         at = np.arange(len(own)), labels[rows]
-        columns[:, rows] = believed[at], own[at], usual[at], share[rows][at], passing, silence
+        columns[:, rows] = some[at], own[at], usual[at], share[rows][at], passing, silence
     of_given, own, usual, of_label, passing, silence = columns
-    drawn = believed_of.random[1] * often[labels]
+    drawn = believed.random[1] * often[labels]
     return _Floor(of_given, own, usual, drawn, of_label, share, passing, silence, q.argmax(1))
 
 
