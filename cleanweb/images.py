@@ -1,20 +1,18 @@
-"""One file → facts, never an exception; and where asked, its pixels in a `PixelCache` for all later stages.
+"""One file → facts, never an exception; and where asked, its pixels.
 
-Takes files or bytes; gives one `ImageFacts` each. Never writes into the crawl, never runs a program. Time: about the
-time of decoding, spread over the worker processes. Memory: one decoded picture per process.
+Takes a file or bytes; gives one `ImageFacts`. Never writes into the crawl, never runs a program. Time: about that of
+decoding. Memory: one decoded picture.
 """
 
 import hashlib
-import logging
 import os
 import stat
 import struct
-import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -22,12 +20,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from cleanweb import pixelcache, signatures
-from cleanweb.errors import MachineError
-from cleanweb.journal import Journal
-from cleanweb.packed import Facts
-from cleanweb.pixelcache import PixelCache
-from cleanweb.records import MOST_BYTES, NOTICE, ImageFacts, Progress, Status, Unread
-from cleanweb.workers import Failed, memory_share, run
+from cleanweb.records import MOST_BYTES, ImageFacts, Status, Unread
 
 HASHED_PX = 256  # of the shorter side: what the perceptual hash is read off at least
 MAX_PIXELS = 178_956_970  # what Pillow too calls a decompression bomb: 512 MiB of RGB
@@ -36,14 +29,8 @@ MAX_PIXELS = 178_956_970  # what Pillow too calls a decompression bomb: 512 MiB 
 REFUSED = {"BUFR", "EPS", "FPX", "GRIB", "HDF5", "IPTC", "MIC", "MPEG", "WMF"}
 
 
-log = logging.getLogger(__name__)
-
-
 class _Trouble(Exception):
     """A file that cannot be used: status, words."""
-
-
-# --- one file -------------------------------------------------------------------------------------------------------
 
 
 def inspect_one(
@@ -273,113 +260,6 @@ def _explain(error: Exception) -> tuple[Status, str]:
         if any(sign in words.lower() for sign in signs):
             return status, words
     return Status.ERROR, words
-
-
-# --- all files ------------------------------------------------------------------------------------------------------
-
-
-def inspect(
-    contents: Iterable[tuple[int, Path | bytes | Unread]],
-    total: int,
-    cache_folder: Path | None,
-    size_px: int,
-    workers: int,
-    progress: Progress,
-    room_bytes: int | None = None,
-) -> tuple[Facts, PixelCache | None]:
-    """Inspect all files on `workers` processes (0: in this one): facts by sample index, and their pixels, as many as
-    there is room for.
-
-    No pixels are kept where `cache_folder` is None; else it goes on where an earlier call with it was stopped. A file
-    that crashes or hangs its decoder gets Status.ERROR. Raises MachineError where the cache cannot be written.
-    """
-    journal = begin(cache_folder, size_px, total)
-    left = ((i, content) for i, content in contents if i not in journal.facts)
-    inspect_into(journal, left, total, workers, progress, room_bytes)
-    return journal.facts, None if cache_folder is None else journal.cache()
-
-
-def begin(cache_folder: Path | None, size_px: int, total: int) -> Journal:
-    """The journal of an inspection of so many files; with what an earlier call has found, of which it tells."""
-    journal = Journal(cache_folder, size_px)
-    if journal.facts:
-        log.log(NOTICE, "%s of %s files are inspected already.", f"{len(journal.facts):,}", f"{total:,}")
-    return journal
-
-
-def inspect_into(
-    journal: Journal,
-    left: Iterable[tuple[int, Path | bytes | Unread]],
-    total: int,
-    workers: int,
-    progress: Progress,
-    room_bytes: int | None = None,
-) -> None:
-    """Inspect what is left of a total of files. Raises as `inspect` does."""
-    room = sys.maxsize if room_bytes is None else (room_bytes - journal.held_bytes) // max(workers, 1)
-    start = partial(_inspector, journal.folder, journal.size_px, journal.numbers, room)
-    try:
-        with closing(run(start, left, workers, memory_bytes=memory_share(workers))) as answers:
-            for i, answer in answers:
-                if isinstance(answer, MachineError):
-                    raise answer
-                failed = isinstance(answer, Failed)
-                journal.add(i, *((ImageFacts(Status.ERROR, answer.words), None) if failed else answer))
-                progress("inspect", len(journal.facts), total)
-    finally:
-        journal.flush()
-
-
-def _inspector(
-    cache_folder: Path | None, size_px: int, numbers: range, room_bytes: int, number: int
-) -> Callable[[Path | bytes | Unread], object]:
-    """What one process does to one file: (facts, place in the cache), or the MachineError that stops the whole. Its
-    squares go to a file of its own, under one of the free numbers: earlier files may end in half a square."""
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # its complaints are told once, as the status
-    filling = None if cache_folder is None else pixelcache.Filling(cache_folder, numbers[number])
-    kept = [0]
-
-    def inspect_and_keep(content: Path | bytes | Unread) -> object:
-        with quiet():
-            facts, square = inspect_one(content, side_px=size_px)
-        if square is None or filling is None:
-            return facts, None
-        if kept[0] + square.nbytes > room_bytes:
-            return facts, None
-        kept[0] += square.nbytes
-        try:
-            return facts, filling.append(square)
-        except OSError as error:
-            return MachineError(f"The decoded images cannot be kept in {cache_folder}: {error}. Free some space there.")
-
-    return inspect_and_keep
-
-
-def squares(
-    contents: Iterable[Path | bytes | Unread], side_px: int, workers: int
-) -> Iterator[tuple[ImageFacts, np.ndarray | None]]:
-    """Facts of every image, in order, and its centre square (side, side, 3) uint8 where it is a picture; supervised as
-    in `inspect`, nothing is kept."""
-    ready: dict[int, tuple[ImageFacts, np.ndarray | None]] = {}
-    start, due = partial(_squarer, side_px), 0
-    for i, answer in run(start, enumerate(contents), workers, memory_bytes=memory_share(workers)):
-        ready[i] = (ImageFacts(Status.ERROR, answer.words), None) if isinstance(answer, Failed) else answer
-        while due in ready:
-            yield ready.pop(due)
-            due += 1
-
-
-def _squarer(side_px: int, _: int) -> Callable[[Path | bytes | Unread], tuple[ImageFacts, np.ndarray | None]]:
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
-
-    def open_and_cut(content: Path | bytes | Unread) -> tuple[ImageFacts, np.ndarray | None]:
-        with quiet():
-            facts, square = inspect_one(content, side_px=side_px)
-        if square is None or len(square) == side_px:
-            return facts, square
-        return facts, pixelcache.resized(square, side_px)
-
-    return open_and_cut
 
 
 @cache

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cleanweb import checkpoint, distributed, duplicates, images, machine, opening, remote, scratch
+from cleanweb import checkpoint, distributed, duplicates, images, imageworkers, machine, opening, remote, scratch
 from cleanweb.errors import CrawlError, MachineError
 from cleanweb.journal import Journal
 from cleanweb.packed import FactsOf
@@ -33,7 +33,7 @@ def inspect(
     to_open = np.flatnonzero([sample.status not in CLOSED for sample in samples])
     if not len(to_open):
         raise CrawlError("No row of the crawl names a file that can be opened.")
-    journal, ranks = images.begin(pixels, side_px, len(to_open)), distributed.size()
+    journal, ranks = imageworkers.begin(pixels, side_px, len(to_open)), distributed.size()
     left = _left(to_open, journal)
     if ranks > 1 and len(left):
         room = None if room_bytes is None else (room_bytes - journal.held_bytes) // ranks
@@ -85,7 +85,7 @@ def _inspect(
 ) -> None:  # fmt: skip
     """Inspect what is left (m,), on this machine."""
     workers, total = machine.cores() if workers is None else workers, len(journal.facts) + len(left)
-    images.inspect_into(journal, opening.contents(samples, map(int, left)), total, workers, progress, room_bytes)
+    imageworkers.inspect_into(journal, opening.contents(samples, map(int, left)), total, workers, progress, room_bytes)
 
 
 def copies_among(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cleanweb import images, machine, opening, readers, remote, shards
+from cleanweb import imageworkers, machine, opening, readers, remote, shards
 from cleanweb.classifier import load_classifier
 from cleanweb.errors import RunError, UsageError
 from cleanweb.network import TimmModel
@@ -49,7 +49,7 @@ def predict(
     model = model.to(at)
     config = model.pretrained_cfg
     pixels = Pixels(config["input_size"][-1], tuple(config["mean"]), tuple(config["std"]))
-    squares = images.squares(_contents(of_files), pixels.size_px, min(machine.cores(), len(items)))
+    squares = imageworkers.squares(_contents(of_files), pixels.size_px, min(machine.cores(), len(items)))
     opened = zip((name for name, _, _ in items), squares, strict=True)
     done = 0
     while batch := list(islice(opened, _BATCH)):

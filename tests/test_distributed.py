@@ -20,7 +20,7 @@ from cleanweb.errors import RunError
 from cleanweb.features import extract
 from cleanweb.records import Sample, silent
 from cleanweb.views import Pixels
-from tests.test_images import crawl as draw_pictures
+from tests.test_imageworkers import crawl as draw_pictures
 
 REPOSITORY = Path(__file__).parent.parent
 SAMPLE = REPOSITORY / "sample_data"

@@ -20,7 +20,8 @@ from cleanweb.duplicates import (
     picture_comparison,
     thumbnails,
 )
-from cleanweb.images import inspect, inspect_one
+from cleanweb.images import inspect_one
+from cleanweb.imageworkers import inspect
 from cleanweb.records import COPIES, ImageFacts, Sample, Status, silent
 
 

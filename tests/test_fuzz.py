@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from cleanweb import images, readers
+from cleanweb import images, imageworkers, readers
 from cleanweb.classifier import load_classifier
 from cleanweb.errors import CleanwebError, RunError
 from cleanweb.records import ImageFacts, Status, silent
@@ -119,8 +119,8 @@ def spent() -> dict[str, ImageFacts]:
     for make in BOMBS.values():
         contents += [make(), saved("PNG")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "memory_share", lambda workers: 512 << 20)
-        facts, _ = images.inspect(enumerate(contents), len(contents), None, 64, 1, silent)
+        patch.setattr(imageworkers, "memory_share", lambda workers: 512 << 20)
+        facts, _ = imageworkers.inspect(enumerate(contents), len(contents), None, 64, 1, silent)
     assert all(facts[i].status == Status.OK for i in range(0, len(contents), 2))  # the others go on
     return {name: facts[2 * k + 1] for k, name in enumerate(BOMBS)}
 

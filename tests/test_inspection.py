@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cleanweb import cachefolder, distributed, images, inspection, journal, opening
+from cleanweb import cachefolder, distributed, images, imageworkers, inspection, journal, opening
 from cleanweb.errors import CrawlError, MachineError
 from cleanweb.pixelcache import PixelCache
 from cleanweb.records import ImageFacts, Sample, Status, Unread, silent
-from tests.test_images import crawl
+from tests.test_imageworkers import crawl
 
 N, SIDE = 32, 24
 SQUARE = SIDE**2 * 3
@@ -110,7 +110,7 @@ def test_no_file_of_pixels_is_written_by_two_ranks(
         numbers.extend(book.numbers[:100])  # of as many processes
         raise Stop
 
-    monkeypatch.setattr(images, "inspect_into", note)
+    monkeypatch.setattr(imageworkers, "inspect_into", note)
     with ranks(3), pytest.raises(Stop):
         inspected(samples, tmp_path / "shared")
     assert len(set(numbers)) == 3 * 100

@@ -8,11 +8,11 @@ import pytest
 
 from cleanweb import journal, pixelcache
 from cleanweb.errors import MachineError
-from cleanweb.images import inspect
+from cleanweb.imageworkers import inspect
 from cleanweb.journal import Journal
 from cleanweb.pixelcache import Filling
 from cleanweb.records import ImageFacts, Status, silent
-from tests.test_images import crawl
+from tests.test_imageworkers import crawl
 
 FACTS = ImageFacts(Status.OK, "", "PNG", 40, 30, 99, "ab" * 32, "cd" * 16, 2**64 - 1, "nöte\udcff")
 

@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cleanweb import features, images, machine, malloc, manifest, methods, pixelcache, readers
+from cleanweb import features, images, imageworkers, machine, malloc, manifest, methods, pixelcache, readers
 from cleanweb.bench.record import Result, commit, hardware, versions
 from cleanweb.methods import Batch, Batches
 from cleanweb.network import AnyNetwork, Network, TimmModel
@@ -247,7 +247,7 @@ def _decoded(file: Path, side: int, draft: bool = False) -> np.ndarray:
 
 
 def _inspected(files: list[Path], folder: Path, workers: int, side: int) -> PixelCache:
-    found, cache = images.inspect(enumerate(files), len(files), folder, side, workers, silent)
+    found, cache = imageworkers.inspect(enumerate(files), len(files), folder, side, workers, silent)
     assert cache is not None, "there is a folder for it"
     assert all(facts.status == Status.OK for facts in found.values()), "every file is a picture"
     return cache
