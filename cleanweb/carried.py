@@ -4,6 +4,7 @@ The old manifest stands aside until the new one holds what they did: nothing is 
 """
 
 import shutil
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,16 +44,30 @@ def set_aside(folder: RunFolder) -> None:
 
 def over(earlier: Path, samples: Sequence[Sample], root: Place, classes: Sequence[str]) -> pd.DataFrame:
     """The decisions taken in the manifest `earlier`, if there is one, that hold for this crawl: of the same folder,
-    path and classes."""
+    path and classes; and of the same place, where several pictures have one path."""
     if not earlier.exists():
         return manifest.empty("reviews")
     reviews = manifest.read(earlier, "reviews")
     if manifest.read(earlier, "runs")["root"].iloc[0] != str(root):
         return reviews.head(0)
     known = reviews["label"].isna() | reviews["label"].isin(list(classes))
-    asked = set(reviews["sample_id"])
-    there = {sample.sample_id for sample in samples if sample.sample_id in asked}
-    return reviews[reviews["sample_id"].isin(there) & known]
+    return reviews[reviews["sample_id"].isin(_still_there(earlier, reviews, samples)) & known]
+
+
+def _still_there(earlier: Path, reviews: pd.DataFrame, samples: Sequence[Sample]) -> set[str]:
+    """The sample_ids of the reviewed pictures that still mean the same."""
+    sql = "SELECT DISTINCT i.sample_id, i.file, i.row_in_file FROM images i JOIN reviews USING (sample_id)"
+    _, rows = manifest.query(earlier, sql)
+    was = {sample_id: (file or "", row) for sample_id, file, row in rows}
+    paths = set(reviews["path"])
+    places: dict[str, set[tuple[str, int | None]]] = defaultdict(set)
+    there: dict[str, Sample] = {}
+    for sample in samples:
+        if sample.path in paths:
+            places[sample.path].add((sample.file, sample.row))
+        if sample.sample_id in was:
+            there[sample.sample_id] = sample
+    return {key for key, s in there.items() if len(places[s.path]) == 1 or (s.file, s.row) == was[key]}
 
 
 def done(folder: RunFolder, reviews: pd.DataFrame) -> list[str]:

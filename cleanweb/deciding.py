@@ -17,7 +17,7 @@ from cleanweb.known import Known
 from cleanweb.records import UNVERIFIED, Sample, Scores, Target
 from cleanweb.remote import Place, Remote
 from cleanweb.reviews import CHANGED, standing
-from cleanweb.trusted import matched, read_trusted, trusted_classes
+from cleanweb.trusted import Seen, matched, read_trusted, trusted_classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,8 @@ def verified_labels(source: Place, samples: Sequence[Sample], root: Place) -> di
     manifest.duckdb. Raises UsageError where it and the crawl do not fit together."""
     if isinstance(source, Remote) or not (source.is_dir() or source.suffix == ".duckdb"):
         return read_trusted(source, samples, root)
-    return matched(source, standing(source), samples)
+    seen = [Seen(path, label, (file or "", row)) for path, label, file, row in standing(source)]
+    return matched(source, seen, samples)
 
 
 def heeded(people: dict[int, str | None], source: object) -> list[str]:

@@ -82,8 +82,9 @@ def export(
     if format not in writers.TABLES:
         rows = _still_inside(rows, readers.border(root, _may_lead_outside(made["settings"])))
     asked = writers.Export(rows, out, link, contents, progress, tuple(shares))
-    if stream is not None and not dry_run:
-        writers.load(format).write_stream(asked, stream)
+    if stream is not None:
+        if not dry_run:
+            writers.load(format).write_stream(asked, stream)
         done = writers.Written(len(rows), {})
     else:
         done = _foreseen(format, asked) if dry_run else writers.write(format, asked)

@@ -391,6 +391,8 @@ def query(folder: Path, sql: str, unsafe: bool = False) -> tuple[list[str], Iter
         with faults(folder):
             if not unsafe:
                 _refuse_writing(con, sql)
+                if len(con.extract_statements(sql)) > 1:
+                    raise UsageError("these are several SQL statements, and one is answered: give them one by one")
             con.execute(sql)
             names = [column[0] for column in con.description or ()]
         if not names:

@@ -67,6 +67,7 @@ def embedded_images(file: str, rows: Collection[int]) -> Iterator[tuple[int, byt
 
     Raises CrawlError where the file cannot be read.
     """
+    file = file if is_address(file) else os.fspath(unescaped(file))
     if not is_tar(file):
         wanted = set(rows)
         yield from (found for found in import_module(_PARQUET).stream(file) if found[0] in wanted)

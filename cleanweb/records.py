@@ -105,6 +105,7 @@ class ImageFacts:
 
 
 KEPT = "kept: too little was learned of its class to judge it"  # the reason of an unjudged image
+LEFT_OUT = "left out: its label is likely right, but less surely than the target asks"  # the reason, where there is one
 UNVERIFIED, NO_CLASS = -2, -1  # in Scores.verified: nobody has looked; it belongs to none of the classes
 VERIFIED = "verified by a person"  # the reason of a verdict that a person has given
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from cleanweb import deciding, judging, malloc, manifest, report, tables
 from cleanweb.errors import UsageError
-from cleanweb.records import KEPT, Progress, Scores, Target, silent
+from cleanweb.records import KEPT, LEFT_OUT, UNVERIFIED, Progress, Scores, Target, silent
 from cleanweb.remote import Place, place
 from cleanweb.runfolder import Outcome, RunFolder
 from cleanweb.schema import SCHEMA_VERSION, TABLES
@@ -45,6 +45,8 @@ def _decided_again(folder: RunFolder, target: Target | None, verified: Place | N
     if verified is not None:
         scores, told = _heed(verified, folder.path, known, scored, scores, classes)
         folder.save_scores(scored, scores, classes, rule)
+    if in_all := int((scores.verified != UNVERIFIED).sum()):
+        told.append(f"{in_all:,} pictures in all have verified labels, from fit --trusted and retag --trusted.")
     progress("retag", 1, steps)
     judged = deciding.judged(known, scored, scores, classes, rule, target, made["reviews"])
     made["images"], made["reviews"] = judging.Images(known, judged.verdicts), judged.reviews
@@ -54,16 +56,27 @@ def _decided_again(folder: RunFolder, target: Target | None, verified: Place | N
     made["runs"][list(tables.NOISE)] = judged.noise[-1]
     made["runs"]["target"] = None if target is None else json.dumps(asdict(target))
     made["runs"]["schema_version"] = SCHEMA_VERSION
-    if target is not None and (unjudged := judged.verdicts.count_of(KEPT)):
-        told.append(
-            f"The target is met among the images that could be judged; {unjudged:,} more are kept. Leave them out with "
-            f"--where \"reason NOT LIKE '%{KEPT}'\"."
-        )
+    if target is not None:
+        told += _met(target, judged.verdicts)
+    told.append("The classifier is that of the fit, as before; `fit --fresh` trains another.")
     progress("retag", 2, steps)
     manifest.write(folder.path, made)
     progress("retag", 3, steps)
     notes = told + report.write_if_possible(folder.path, progress)
     return Outcome(folder.path, manifest.Tables(folder.path), notes, time.perf_counter() - started)
+
+
+def _met(target: Target, verdicts: judging.Verdicts) -> list[str]:
+    """What to tell of a target: a line each."""
+    asked = f"{target.keep:.4g} of all" if target.keep is not None else f"{target.min_precision:.4g} of them right"
+    told = [f"The target, {asked}, is of the clean images alone: `export --only clean`."]
+    if left_out := verdicts.count_of(LEFT_OUT):
+        told.append(f"{left_out:,} images more are likely right, and left out for it: they count as ood, and their "
+                    "reason says so.")  # fmt: skip
+    if unjudged := verdicts.count_of(KEPT):
+        told.append(f"It is met among the images that could be judged; {unjudged:,} more are kept. Leave them out with "
+                    f"--where \"reason NOT LIKE '%{KEPT}'\".")  # fmt: skip
+    return told
 
 
 def target(min_precision: float | None, keep: float | None) -> Target | None:

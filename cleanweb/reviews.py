@@ -126,10 +126,12 @@ def current(run: Path) -> dict[str, Standing]:
         return {row[0]: Standing(*row[1:]) for row in con.execute(CURRENT).fetchall()}
 
 
-def standing(run: Path) -> list[tuple[str, str | None]]:
-    """The path and label of every picture on which a decision stands; no label: none of the classes."""
+def standing(run: Path) -> list[tuple[str, str | None, str | None, int | None]]:
+    """Path and label (None: none of the classes) of every picture on which a decision stands, and the file it lies in
+    and where."""
+    sql = f"SELECT l.path, l.label, file, row_in_file FROM ({LAST}) l JOIN images USING (sample_id) ORDER BY review_id"
     with manifest.attached(run) as con:
-        return con.execute(f"SELECT path, label FROM ({LAST}) ORDER BY review_id").fetchall()
+        return con.execute(sql).fetchall()
 
 
 def mark(review_id: int | None, verdict: str, final_label: str | None) -> str:

@@ -36,7 +36,7 @@ from cleanweb.labelnoise import (
     own_floor,
     typical_floors,
 )
-from cleanweb.records import KEPT, NO_CLASS, UNVERIFIED, VERIFIED, Decision, Scores, Target, Verdict
+from cleanweb.records import KEPT, LEFT_OUT, NO_CLASS, UNVERIFIED, VERIFIED, Decision, Scores, Target, Verdict
 from cleanweb.twogroups import density_ratio, null_probability, null_share
 
 FEWEST = 10  # a class of fewer images is not judged: held out in folds, hardly one of it is left to learn from
@@ -54,10 +54,12 @@ def decide(scores: Scores, rule: dict[str, float] | None = None, target: Target 
     """
     opinion = by_evidence(scores) if rule is None else by_criteria(scores, **rule)
     of_people = reliability(scores, opinion)
+    likely = opinion.best
     if target is not None:
         opinion.best = aimed(opinion, target, scores.labels)
+    left_out = (likely == 0) & (opinion.best != 0) & (scores.verified == UNVERIFIED)
     _heed_people(scores, opinion)
-    return _conclude(scores, opinion, of_people)
+    return _conclude(scores, opinion, of_people, left_out)
 
 
 @dataclass(slots=True)
@@ -207,8 +209,9 @@ def kind(scores: Scores) -> np.ndarray:
 
 def aimed(opinion: Opinion, target: Target, labels: np.ndarray) -> np.ndarray:
     """The verdicts (n,) where not the most probable one is asked for, but a share: the surest are clean, as many as
-    the target allows; of the others the more probable of ID and OOD. Unjudged samples, and those without a label (−1
-    among labels (n,)), stay as they are and are not counted."""
+    the target allows. Of the others those that were clean, too, are OOD, since there is no verdict for what is likely
+    right and left out, and this one trains nothing; the rest is the more probable of ID and OOD. Unjudged samples, and
+    those without a label (−1 among labels (n,)), stay as they are and are not counted."""
     best, judged = opinion.best.copy(), np.flatnonzero(~opinion.unjudged & (labels >= 0))
     p_clean = opinion.p[0, judged]
     surest = judged[np.argsort(-p_clean, kind="stable")]
@@ -218,7 +221,7 @@ def aimed(opinion: Opinion, target: Target, labels: np.ndarray) -> np.ndarray:
         n_clean = int((precision >= target.min_precision).sum())
     best[surest[:n_clean]] = 0
     rest = surest[n_clean:]
-    best[rest] = 1 + opinion.p[1:, rest].argmax(0)
+    best[rest] = np.where(opinion.best[rest] == 0, 2, 1 + opinion.p[1:, rest].argmax(0))
     return best
 
 
@@ -301,7 +304,7 @@ def reliability(scores: Scores, opinion: Opinion) -> np.ndarray:
     return np.array(rows, float).reshape(-1, 4)
 
 
-def _conclude(scores: Scores, opinion: Opinion, of_people: np.ndarray) -> Decision:
+def _conclude(scores: Scores, opinion: Opinion, of_people: np.ndarray, left_out: np.ndarray) -> Decision:
     labels, p, best = scores.labels, opinion.p, opinion.best
     rows = np.arange(len(labels))
     others = _others(opinion, labels)
@@ -310,7 +313,7 @@ def _conclude(scores: Scores, opinion: Opinion, of_people: np.ndarray) -> Decisi
     flow = expected_flow(told, p, others)
     others[rows[labels >= 0], labels[labels >= 0]] = -1  # never suggested, even where nothing else is believed at all
     words = np.array(["the label fits", "looks like another class", "looks like none of the classes"], dtype=object)
-    reason = np.where(opinion.unjudged, KEPT, words[best])
+    reason = np.where(opinion.unjudged, KEPT, np.where(left_out, LEFT_OUT, words[best]))
     return Decision(
         verdict=[(Verdict.CLEAN, Verdict.RELABELED, Verdict.OOD)[k] for k in best],
         suggested=np.where(best == 1, others.argmax(1), -1),
@@ -318,7 +321,7 @@ def _conclude(scores: Scores, opinion: Opinion, of_people: np.ndarray) -> Decisi
         p_id=p[1],
         p_ood=p[2],
         confidence=confidence,
-        needs_review=opinion.unjudged | (confidence < 0.75),  # less than three to one
+        needs_review=opinion.unjudged | left_out | (confidence < 0.75),  # less than three to one
         flow=flow,
         noise=noise_rates(told, others.shape[1], p[0], opinion.random),
         reliability=of_people,

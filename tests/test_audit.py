@@ -335,6 +335,18 @@ def test_a_sheet_that_nobody_filled_in_answers_nothing(world: tuple[Path, dict],
     assert "Nothing is filled in yet" in err
 
 
+def test_pictures_of_one_path_are_asked_and_answered_each(world: tuple[Path, dict], tmp_path: Path) -> None:
+    run, _ = world
+    found = draw.draw(run, 30)
+    found.rows.loc[found.rows.index[:2], "path"] = "7.png"
+    sheet.write(run, found, tmp_path / "s.csv")
+    rows = read_table(tmp_path / "s.csv")
+    first, second = found.rows["sample_id"].iloc[:2]
+    assert [row["path"] for row in rows[:2]] == [first, second]
+    (tmp_path / "t.csv").write_text(f"path,label\n{first},ant\n{second},\n", encoding="utf-8")
+    assert sheet.read(run, found, tmp_path / "t.csv") == {first: Answer(CLASS, "ant"), second: Answer(NONE)}
+
+
 @pytest.mark.parametrize(("text", "words"), [
     ("path,label\nnowhere.png,ant\n", "nowhere.png"),
     ("path,label\n{path},whale\n", "whale"),

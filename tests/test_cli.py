@@ -128,6 +128,19 @@ def test_what_is_for_programs_can_be_read_under_any_locale(run: Path, encoding: 
     assert said("sql", query, "--format", "csv").decode("utf-8").splitlines()[1].startswith(text)
 
 
+def test_json_loses_no_column_and_is_json_inside_too(run: Path) -> None:
+    query = "SELECT 1 AS a, 2 AS a, 3 AS a_1, ['nan'::FLOAT, 4] AS b, {'c': 'inf'::FLOAT} AS d"
+    code, out, _ = cleanweb("sql", query, "--json", "--run", run)
+    assert code == 0
+    assert json.loads(out, parse_constant=pytest.fail) == {"a": 1, "a_2": 2, "a_1": 3, "b": [None, 4], "d": {"c": None}}
+
+
+def test_several_statements_are_not_answered_by_the_last(run: Path) -> None:
+    code, out, err = cleanweb("sql", "SELECT 1; SELECT 2", "--run", run)
+    assert (code, out) == (2, "")
+    assert "several SQL statements" in err
+
+
 @pytest.mark.parametrize("words", [("--keep", 1.5), ("--min-precision", 0), ("--keep", 0.5, "--min-precision", 0.9)])
 def test_a_target_that_is_no_share_is_refused(run: Path, words: tuple[object, ...]) -> None:
     code, _, err = cleanweb("retag", *words, "--run", run)

@@ -92,6 +92,9 @@ def test_a_stream_holds_what_a_file_would(format: str, run: Path, tmp_path: Path
     assert done.out is None
     exporting.export(run, format, tmp_path / "file")
     assert (tmp_path / "stream").read_bytes() == (tmp_path / "file").read_bytes()
+    with (tmp_path / "empty").open("w", encoding="utf-8") as stream:
+        assert exporting.export(run, format, stream=stream, dry_run=True).written == done.written
+    assert (tmp_path / "empty").read_bytes() == b""
     with pytest.raises(UsageError, match="Only --format csv and jsonl"), (tmp_path / "x").open("w") as stream:
         exporting.export(run, "parquet", stream=stream)
 

@@ -176,6 +176,6 @@ def test_a_run_in_place_of_another_leaves_what_an_earlier_manifest_names(crawl: 
                              "--workers", 0, "--device", "cpu", "--fresh")  # fmt: skip
     assert code == 0, err
     assert "earlier-1.duckdb" in out
-    assert reviews.standing(split / "earlier-1.duckdb") == [("red/02.png", None)]
+    assert [row[:2] for row in reviews.standing(split / "earlier-1.duckdb")] == [("red/02.png", None)]
     retagging.retag(split)
-    assert reviews.standing(split / "earlier-1.duckdb") == [("red/02.png", None)]
+    assert [row[:2] for row in reviews.standing(split / "earlier-1.duckdb")] == [("red/02.png", None)]

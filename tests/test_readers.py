@@ -486,6 +486,21 @@ def test_columns_can_be_given(tmp_path):
     assert rows(crawl) == [("a", "u", "ok"), ("b", "v", "ok")]
 
 
+def test_no_two_samples_have_one_name_whatever_files_are_called(tmp_path):
+    """A file called like the second row of another, and one like another's escaped name, ended the fit when it was to
+    be written down."""
+    files(tmp_path / "crawl", "000.png", "000.png#2", "1.png")
+    labels = table(tmp_path, "path,label\n000.png,cat\n000.png,cat\n1.png,dog\n")
+    assert rows(read(tmp_path / "crawl", labels)) == [
+        ("000.png", "cat", "ok"), ("000.png#2", "cat", "repeated"), ("1.png", "dog", "ok"),
+        ("000.png#2#2", None, "unlisted"),
+    ]  # fmt: skip
+    files(tmp_path / "folder", "cat/x.png", "dog/x\\udce4.png")
+    (tmp_path / "folder" / os.fsdecode(b"dog/x\xe4.png")).write_bytes(b"x")
+    samples = read(tmp_path / "folder").samples
+    assert len({sample.sample_id for sample in samples}) == len(samples) == 3
+
+
 # --- embedded images ------------------------------------------------------------------------------------------------
 
 
@@ -500,6 +515,14 @@ def test_parquet_with_embedded_images(tmp_path):
     assert read_bytes(crawl.samples[4].file, 4) == b"dog1"
     with pytest.raises(CrawlError, match="row 99"):
         read_bytes(str(file), 99)
+
+
+def test_images_in_a_file_whose_name_is_no_text_are_found_again(tmp_path):
+    """An export left all of them out."""
+    file = parquet(tmp_path / "train.parquet", EMBEDDED)
+    told = str(tmp_path / "caf\\udce9.parquet")
+    file.rename(tmp_path / os.fsdecode(b"caf\xe9.parquet"))
+    assert [row for row, _ in embedded_images(told, [0, 2])] == [0, 2]
 
 
 def test_single_embedded_images_are_those_of_the_file_that_is_there_now(tmp_path):

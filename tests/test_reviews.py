@@ -266,7 +266,7 @@ def test_decisions_on_another_crawl_are_kept_aside(own, crawl, tmp_path):
     fitted = refit(tmp_path / "other", own, fresh=True)
     assert [note for note in fitted.notes if "do not fit this crawl" in note]
     assert labels(own) == {}
-    assert [path for path, _ in reviews.standing(own / "earlier-1.duckdb")] == ["red/02.png"]
+    assert [path for path, *_ in reviews.standing(own / "earlier-1.duckdb")] == ["red/02.png"]
 
 
 def test_a_run_is_taken_for_trusted_labels(own, crawl, tmp_path):

@@ -16,7 +16,7 @@ from cleanweb import labelnoise, verdict
 from cleanweb.belief import belief, company, vote
 from cleanweb.labelnoise import surprise, warmed
 from cleanweb.neighbours import nearest
-from cleanweb.records import KEPT, NO_CLASS, UNVERIFIED, Decision, Scores, Target, Verdict
+from cleanweb.records import KEPT, LEFT_OUT, NO_CLASS, UNVERIFIED, Decision, Scores, Target, Verdict
 from cleanweb.verdict import (
     FEWEST,
     Opinion,
@@ -425,6 +425,20 @@ def test_the_asked_precision_is_met_with_as_many_as_it_allows(precision: float):
     assert (true_kind[clean] == 0).mean() >= precision - 0.06  # as it is, not as it is believed
     one_more = np.flatnonzero(~clean)[d.p_clean[~clean].argmax()]
     assert d.p_clean[[*np.flatnonzero(clean), one_more]].mean() < precision
+
+
+@pytest.mark.parametrize("target", [Target(keep=0.2), Target(min_precision=0.999)])
+def test_what_is_likely_right_and_left_out_is_not_given_another_label(target: Target):
+    """It was relabeled where p_id was above p_ood, however small both were."""
+    scores, _, _ = crawl(0, 5, 0.2, 0.2)
+    free, d = decide(scores), decide(scores, target=target)
+    left_out = (kinds(free) == 0) & (kinds(d) != 0)
+    assert left_out.sum() > 10
+    assert (kinds(d)[left_out] == 2).all()
+    assert (d.suggested[left_out] == -1).all()
+    assert d.needs_review[left_out].all()
+    assert [reason == LEFT_OUT for reason in d.reason] == left_out.tolist()
+    assert (kinds(d)[~left_out] == kinds(free)[~left_out]).all()
 
 
 @pytest.mark.parametrize("target", [Target(keep=0.5), Target(min_precision=0.97)])

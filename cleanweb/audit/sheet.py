@@ -7,6 +7,8 @@ first. The sheet says nothing of the verdicts.
 from importlib import import_module
 from pathlib import Path
 
+import pandas as pd
+
 from cleanweb import manifest, spreadsheet, writers
 from cleanweb.audit import Answer, Audit, answers, last
 from cleanweb.audit.statement import CLASS, NONE, UNSURE
@@ -27,8 +29,13 @@ def write(run: Path, audit: Audit, out: Path) -> None:
     label = rows["shown_label"].astype(object).where(rows["answer"].isin([CLASS, NONE]), CANNOT_TELL)
     with writers.draft(out) as file, file.open("w", encoding="utf-8", newline="") as stream:
         columns = ["path", "label", "offered_first", "offered_second"]
-        table = rows.assign(label=label)
+        table = rows.assign(label=label, path=_names(rows))
         spreadsheet.write(columns, zip(*(writers.values(table[name]) for name in columns), strict=True), stream)
+
+
+def _names(rows: pd.DataFrame) -> "pd.Series[str]":
+    """The path of each drawn picture; its sample_id where two of them have one path."""
+    return rows["path"].where(~rows["path"].duplicated(keep=False), rows["sample_id"])
 
 
 def take(run: Path, table: Path, who: str = "") -> Audit:
@@ -50,7 +57,7 @@ def read(run: Path, audit: Audit, table: Path) -> dict[str, Answer]:
         raise CrawlError(f"Nothing found at {table}: looked for the answers there. Check the spelling.")
     rows = import_module(READERS["table"]).listed(table, place(manifest.read(run, "runs")["root"].iloc[0]))
     classes = set(manifest.read(run, "classes")["label"])
-    sample_of = dict(zip(audit.rows["path"], audit.rows["sample_id"], strict=True))
+    sample_of = dict(zip(_names(audit.rows), audit.rows["sample_id"], strict=True))
     found: dict[str, Answer] = {}
     for row in rows:
         if row.path not in sample_of:

@@ -52,9 +52,30 @@ def _print_csv(columns: list[str], rows: Iterator[tuple[Any, ...]]) -> None:
 
 
 def _print_json(columns: list[str], rows: Iterator[tuple[Any, ...]]) -> None:
-    for row in rows:  # JSON has no infinities, and nothing that is no number
-        told = [None if isinstance(value, float) and not math.isfinite(value) else value for value in row]
-        echo_json(dict(zip(columns, told, strict=True)))
+    names = _told_apart(columns)
+    for row in rows:
+        echo_json(dict(zip(names, map(_in_json, row), strict=True)))
+
+
+def _told_apart(columns: list[str]) -> list[str]:
+    """Each name once, as an object has it: path, path_1."""
+    names: list[str] = []
+    for name in columns:
+        more = (f"{name}_{k}" for k in range(1, len(columns) + 1))
+        names.append(name if name not in names else next(other for other in more if other not in {*names, *columns}))
+    return names
+
+
+def _in_json(value: Any) -> Any:
+    """JSON has no infinities, and nothing that is no number."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case list() | tuple():
+            return [_in_json(each) for each in value]
+        case dict():
+            return {key: _in_json(each) for key, each in value.items()}
+    return value
 
 
 _PRINTERS = {"table": print_table, "csv": _print_csv, "json": _print_json}

@@ -216,6 +216,10 @@ class Namings:
             self.times[sample_id] += 1
         return sample_id
 
+    def of_file(self, path: str) -> str:
+        """The same of a file that is walked upon, once: its path, unless that is a row's number or an escape, too."""
+        return self.sample_id(path) if path in self.times or "\\udc" in path else path
+
 
 # --- the reader's summary -------------------------------------------------------------------------------------------
 

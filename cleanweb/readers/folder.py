@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from cleanweb.errors import CrawlError, UsageError
 from cleanweb.packed import Samples
-from cleanweb.readers import SIDECARS, Crawl, Place, border, count, hidden, outside, printable, walk
+from cleanweb.readers import SIDECARS, Crawl, Namings, Place, border, count, hidden, outside, printable, walk
 from cleanweb.records import Sample, Status
 from cleanweb.remote import Remote
 
@@ -37,11 +37,12 @@ def read(
 
     notes: list[str] = []
     edge = border(source, allow_outside)
-    samples = Samples(_sample(source, source / name, None, edge) for name in beside if name not in tables)
+    namings = Namings()
+    samples = Samples(_sample(source, source / name, None, edge, namings) for name in beside if name not in tables)
     for name in classes:
         folder = source / name
         files = [os.fspath(folder)] if outside(os.fspath(folder), edge) else walk(folder, notes, edge)
-        samples.extend(_sample(source, Path(file), printable(name), edge) for file in files)
+        samples.extend(_sample(source, Path(file), printable(name), edge, namings) for file in files)
         if not files:
             notes.append(f"the class folder {printable(name)} is empty")
     return Crawl(source, samples, notes + _not_read(tables))
@@ -92,11 +93,11 @@ def _holds_folders(folder: Path) -> bool:
     return any(entry.is_dir() for entry in folder.iterdir() if not hidden(entry.name))
 
 
-def _sample(root: Path, file: Path, label: str | None, edge: str | None) -> Sample:
+def _sample(root: Path, file: Path, label: str | None, edge: str | None, namings: Namings) -> Sample:
     path, place = printable(file.relative_to(root).as_posix()), os.fspath(file)
     status, note = (Status.OK, "") if label is not None else (Status.UNLABELED, "lies in no class folder")
     if outside(place, edge):
         place, status, note = "", Status.OUTSIDE, f"is a link to {printable(os.path.realpath(file))}"
     elif not file.exists():
         status, note = Status.MISSING, "a link to a file that does not exist"
-    return Sample(path, path, place, None, label, status, note)
+    return Sample(namings.of_file(path), path, place, None, label, status, note)

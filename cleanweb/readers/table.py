@@ -62,7 +62,7 @@ def read(
     if len(tables) > 1:
         notes.append(f"read {len(tables)} Parquet files: {', '.join(table.name for table in tables)}")
     if labels:
-        samples.extend(_unlisted(root, labels, named or set(), notes, edge))
+        samples.extend(_unlisted(root, labels, named or set(), notes, edge, namings))
     return Crawl(root, samples, notes)
 
 
@@ -111,7 +111,9 @@ def _embedded(row: Row, table: Place, root: Place, namings: Namings) -> Sample:
     return Sample(namings.sample_id(path), path, os.fspath(table), row.embedded, row.label, status, note)
 
 
-def _unlisted(root: Place, table: Place, named: set[str], notes: list[str], edge: str | None) -> Iterator[Sample]:
+def _unlisted(
+    root: Place, table: Place, named: set[str], notes: list[str], edge: str | None, namings: Namings
+) -> Iterator[Sample]:
     for file in walk(root, notes, edge):
         lies = place(file)
         if file in named or lies == table or lies.suffix.lower() in SIDECARS:
@@ -120,4 +122,4 @@ def _unlisted(root: Place, table: Place, named: set[str], notes: list[str], edge
         status, note = Status.UNLISTED, "no row of the table names this file"
         if outside(file, edge):
             file, status, note = "", Status.OUTSIDE, f"is a link to {printable(os.path.realpath(file))}"
-        yield Sample(path, path, file, None, None, status, note)
+        yield Sample(namings.of_file(path), path, file, None, None, status, note)
