@@ -1,9 +1,11 @@
 """Every source becomes the same list of samples; nothing disappears; what is wrong is said with its place."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import tracemalloc
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
@@ -517,12 +519,17 @@ def test_parquet_with_embedded_images(tmp_path):
         read_bytes(str(file), 99)
 
 
-def test_images_in_a_file_whose_name_is_no_text_are_found_again(tmp_path):
+def test_images_in_a_tar_whose_name_is_no_text_are_found_again(tmp_path):
     """An export left all of them out."""
-    file = parquet(tmp_path / "train.parquet", EMBEDDED)
-    told = str(tmp_path / "caf\\udce9.parquet")
-    file.rename(tmp_path / os.fsdecode(b"caf\xe9.parquet"))
-    assert [row for row, _ in embedded_images(told, [0, 2])] == [0, 2]
+    with tarfile.open(tmp_path / os.fsdecode(b"caf\xe9.tar"), "w") as tar:
+        for k, label in enumerate(["cat", "dog"]):
+            for name, content in ((f"{k}.png", b"picture"), (f"{k}.cls", label.encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    samples = read(tmp_path).samples
+    told = str(tmp_path / "caf\\udce9.tar")
+    assert [content for _, content in embedded_images(told, [s.row for s in samples])] == [b"picture", b"picture"]
 
 
 def test_single_embedded_images_are_those_of_the_file_that_is_there_now(tmp_path):
