@@ -258,7 +258,11 @@ def size_of(url: str) -> int:
 
 @lru_cache(maxsize=4)
 def listing(folder: str) -> dict[str, int]:
-    """The addresses of all files below a folder, and their sizes; none where there is no such folder."""
+    """The addresses of all files below a folder, and their sizes; none where there is no such folder.
+
+    A name that ends in a slash stands for a folder (the consoles of the stores make empty files of such names); on a
+    web server one with a ? or a # leads to a list of the folder in another order.
+    """
     store = _store(folder)
 
     def ask() -> dict[str, Any]:
@@ -271,7 +275,9 @@ def listing(folder: str) -> dict[str, int]:
     except FileNotFoundError:
         return {}
     scheme = folder.partition("://")[0]
-    names = {name if "://" in name else f"{scheme}://{name}": entry for name, entry in found.items()}
+    no_file = re.compile("[?#]|/$" if scheme.startswith("http") else "/$")
+    names = {name if "://" in name else f"{scheme}://{name}": entry for name, entry in found.items()
+             if not no_file.search(name)}  # fmt: skip
     return {name: entry.get("size") or 0 for name, entry in sorted(names.items())
             if name == folder or name.startswith(f"{folder}/")}  # fmt: skip
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import cleanweb
-from cleanweb import exporting, manifest, opening, readers, remote, reviews
+from cleanweb import exporting, manifest, opening, readers, remote, reviews, shards
 from cleanweb.errors import CrawlError, MachineError, UsageError
 from cleanweb.records import Status
 from cleanweb.remote import Remote, place
@@ -240,7 +240,55 @@ def test_the_whole_way_over_http(written: Path, server: Server, tmp_path: Path) 
     assert again.images()["reason"].iloc[0] == "verified by a person"
 
 
+def index(*links: str) -> str:
+    return "".join(f'<a href="{link}">{link}</a>\n' for link in links)
+
+
+def test_links_that_sort_a_list_are_no_images(written: Path, server: Server, tmp_path: Path) -> None:
+    """As Apache writes them, on every list of a folder."""
+    there = shutil.copytree(written / "classes", tmp_path / "served" / "classes")
+    here = rows(readers.read(there))
+    order = ("?C=N;O=D", "?C=M;O=A", "?C=S;O=A", "?C=D;O=A", "#top")
+    for folder in (there, *there.iterdir()):
+        links = [f"{file.name}/" if file.is_dir() else file.name for file in sorted(folder.iterdir())]
+        (folder / "index.html").write_text(index(*order, "/", "/classes/", "../", *links))
+    with serving(tmp_path / "served") as server:
+        assert rows(readers.read(place(f"{server.url}/classes"))) == here
+
+
 # --- an object store ------------------------------------------------------------------------------------------------
+
+
+class Keys:
+    """An object store that holds these keys."""
+
+    def __init__(self, *keys: str):
+        self.keys = keys
+
+    def invalidate_cache(self) -> None:
+        pass
+
+    def find(self, folder: str, detail: bool) -> dict[str, dict[str, int]]:
+        return {key: {"size": 0 if key.endswith("/") else 9} for key in self.keys}
+
+    def info(self, url: str) -> dict[str, int]:
+        if url.removeprefix("s3://") not in self.keys:
+            raise FileNotFoundError
+        return {"size": 9}
+
+
+@pytest.mark.parametrize("markers", [(), ("b/sh/",), ("b/sh/", "b/sh/red car/", "b/sh/a/b/")])
+def test_empty_files_that_stand_for_folders_are_none(markers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the console of S3 makes them where a person asks for a folder."""
+    monkeypatch.setattr(remote, "_store", lambda url: Keys("b/sh/a-000.tar", "b/sh/x/a-001.tar", *markers))
+    remote.listing.cache_clear()
+    files = ["s3://b/sh/a-000.tar", "s3://b/sh/x/a-001.tar"]
+    assert list(remote.listing("s3://b/sh")) == files
+    assert readers.walk(Remote("s3://b/sh"), []) == files
+    assert [shard.url for shard in shards.tars(Remote("s3://b/sh"))] == files
+    assert [shard.url for shard in shards.tars(Remote("s3://b/sh/a-*.tar"))] == files[:1]
+    remote.listing.cache_clear()
+
 
 SECRET = "neither-in-manifest-nor-in-logs"
 
@@ -286,6 +334,15 @@ def test_a_crawl_in_an_object_store_is_the_same_as_on_disk(written: Path, store:
     here, there = readers.read(written / source), readers.read(place(f"{store}/{source}"))
     assert rows(there) == rows(here)
     assert found(there) == found(here)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["wds", "wds/wds-*.tar", "classes"])
+def test_folders_that_a_console_made_change_nothing(written: Path, store: str, source: str) -> None:
+    fs = remote._store(store)
+    for folder in ("", "wds/", "classes/", "classes/red/", "classes/red car/"):
+        fs.call_s3("put_object", Bucket="crawls", Key=f"web/{folder}", Body=b"")
+    assert rows(readers.read(place(f"{store}/{source}"))) == rows(readers.read(written / source))
 
 
 @pytest.mark.slow
