@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cleanweb
-from cleanweb import exporting, inspection, manifest, opening, readers, tarmembers
+from cleanweb import exporting, inspection, manifest, opening, readers, shards, tarmembers
 from cleanweb.errors import CrawlError, UsageError
 from cleanweb.records import Status, silent
 from tests.test_cli import cleanweb as command
@@ -120,6 +120,27 @@ def test_labels_by_key_and_by_address(written: Path) -> None:
     }
 
 
+def test_an_empty_label_takes_no_label_away_and_hides_no_image(tmp_path: Path) -> None:
+    crawl, table = tar(tmp_path / "s.tar", labelled("0", "1", "2")), tmp_path / "labels.csv"
+    table.write_text("key,label\n0,cat\n0,\n1,\n1,dog\n2,\n2,\n")
+    found = readers.read(crawl, table)
+    assert rows(found) == {
+        "s.tar/0.jpg": ("ok", "cat"),
+        "s.tar/1.jpg": ("ok", "dog"),
+        "s.tar/2.jpg": ("unlabeled", None),
+        "s.tar/0.jpg#2": ("repeated", None),
+        "s.tar/2.jpg#2": ("repeated", None),
+    }
+    assert pictures(found) == {f"s.tar/{key}.jpg": key.encode() for key in "012"}
+
+
+@pytest.mark.parametrize("spelling", ["{}", "./{}", "{}.jpg", "./{}.jpg", "s.tar/{}.jpg", "./s.tar/{}"])
+def test_a_table_names_images_of_shards_as_it_names_files(tmp_path: Path, spelling: str) -> None:
+    crawl, table = tar(tmp_path / "s.tar", labelled("0", "1")), tmp_path / "labels.csv"
+    table.write_text(f"key,label\n{spelling.format('0')},x\n{spelling.format('1')},y\n")
+    assert rows(readers.read(crawl, table)) == {"s.tar/0.jpg": ("ok", "x"), "s.tar/1.jpg": ("ok", "y")}
+
+
 def test_a_key_that_several_shards_have_is_not_guessed(tmp_path: Path) -> None:
     for name in ("a.tar", "b.tar"):
         tar(tmp_path / "crawl" / name, labelled("1", "2"))
@@ -188,6 +209,24 @@ def test_what_the_label_is(
     assert sample.given_label == found
     assert (sample.status == Status.OK) == (found is not None)
     assert bool(sample.note) == (found is None)
+
+
+@pytest.mark.parametrize("without", [[], [0], [0, 1, 2], [3, 5]])
+def test_a_json_without_the_label_does_not_hide_those_of_the_others(tmp_path: Path, without: list[int]) -> None:
+    said = [b'{"width": 9}' if i in without else b'{"label": "%s"}' % (b"cat", b"dog")[i % 2] for i in range(6)]
+    shard = [(f"{i}.{ending}", content) for i in range(6)
+             for ending, content in (("jpg", b"%d" % i), ("txt", b"photo %d" % i), ("json", said[i]))]  # fmt: skip
+    crawl = readers.read(tar(tmp_path / "s.tar", shard))
+    assert [s.given_label for s in crawl.samples] == [None if i in without else ("cat", "dog")[i % 2] for i in range(6)]
+    assert "the labels are the field 'label' of the .json of 1 shard" in crawl.notes
+
+
+def test_a_label_that_no_json_says_is_not_looked_for_to_the_end(tmp_path: Path) -> None:
+    n = shards.MOST_ASKED
+    shard = [(f"{i}.{ending}", content) for i in range(n + 2)
+             for ending, content in (("jpg", b"%d" % i), ("txt", (b"cat", b"dog")[i % 2]),
+                                     ("json", b'{"label": "x"}' if i == n + 1 else b'{"width": 9}'))]  # fmt: skip
+    assert {s.given_label for s in readers.read(tar(tmp_path / "s.tar", shard)).samples} == {"cat", "dog"}
 
 
 def test_numbers_of_classes_are_named(tmp_path: Path) -> None:
