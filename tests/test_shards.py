@@ -6,6 +6,7 @@ three addresses that gave no image.
 
 import io
 import random
+import shutil
 import tarfile
 import zipfile
 from collections import Counter
@@ -95,6 +96,24 @@ def test_what_img2dataset_wrote(written: Path, format: str) -> None:
     whole = [s for s in crawl.samples if s.status == Status.OK]
     assert len(whole) == len(pictures(crawl)) == 9
     assert all(len(s.sha256) == 64 for s in whole)
+
+
+@pytest.mark.parametrize("format", ["webdataset", "files"])
+def test_two_files_of_one_name_are_two_rows(written: Path, tmp_path: Path, format: str) -> None:
+    crawl = shutil.copytree(written / format, tmp_path / "crawl")
+    before = readers.read(crawl)
+    first = next(s for s in before.samples if s.status == Status.OK)
+    again = Path(first.path).with_suffix(".png")
+    if format == "files":
+        (crawl / again).write_bytes(b"another")
+    else:
+        with tarfile.open(first.file, "a") as stream:
+            info = tarfile.TarInfo(again.name)
+            info.size = len(b"another")
+            stream.addfile(info, io.BytesIO(b"another"))
+    after = readers.read(crawl)
+    assert rows(after) == rows(before) | {again.as_posix(): ("unlisted", None)}
+    assert pictures(after) == pictures(before) | {again.as_posix(): b"another"}
 
 
 def test_labels_by_key_and_by_address(written: Path) -> None:
@@ -238,6 +257,16 @@ def test_numbers_of_classes_are_named(tmp_path: Path) -> None:
     (tmp_path / "classes.json").write_text('["cat", "dog"')
     with pytest.raises(CrawlError, match="list of the classes"):
         readers.read(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "text"), [("classes.txt", "cat\ndog\n"), ("classes.json", '["cat", "dog"]')])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_mark_before_the_list_of_classes_belongs_to_no_name(
+    tmp_path: Path, name: str, text: str, encoding: str
+) -> None:
+    tar(tmp_path / "s.tar", [("0.jpg", b"0"), ("0.cls", b"0"), ("1.jpg", b"1"), ("1.cls", b"1")])
+    (tmp_path / name).write_text(text, encoding)
+    assert [s.given_label for s in readers.read(tmp_path).samples] == ["cat", "dog"]
 
 
 def test_names_with_several_dots(tmp_path: Path) -> None:
