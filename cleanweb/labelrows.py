@@ -56,7 +56,7 @@ def is_table(file: Place) -> bool:
     return parquet_or_utf_16 or not archive_or_image
 
 
-_NO_TABLES = (b"PK", b"\x1f\x8b", b"BZ", b"7z\xbc", b"Rar!", b"\xff\xd8", b"\x89PNG", b"GIF8", b"%PDF")
+_NO_TABLES = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"7z\xbc", b"Rar!", b"\xff\xd8", b"\x89PNG", b"GIF8", b"%PDF")
 
 
 def rows(table: Place, path_column: str | None, label_column: str | None, with_images: bool) -> Iterator[Row]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -354,6 +355,19 @@ def test_tables_of_all_kinds(tmp_path, name, content):
     crawl = read(tmp_path, table(tmp_path, content, name))
     assert rows(crawl) == [("a.jpg", "007", "ok"), ("sub/b.jpg", "dog", "ok")]
     assert rows(read(tmp_path / name)) == rows(crawl)
+
+
+@pytest.mark.parametrize("first", ["PK", "BZ", "pk", "7z", "Rar"])
+def test_a_column_that_is_called_like_an_archive_is_a_column(tmp_path, first):
+    labels = table(files(tmp_path, "a.jpg", "b.jpg"), f"{first},path,label\n1,a.jpg,cat\n2,b.jpg,dog\n")
+    assert rows(read(labels)) == [("a.jpg", "cat", "ok"), ("b.jpg", "dog", "ok")]
+
+
+@pytest.mark.parametrize("pack", ["zip", "tar", "gztar", "bztar"])
+def test_an_archive_is_no_table(tmp_path, pack):
+    archive = shutil.make_archive(str(tmp_path / "crawl"), pack, files(tmp_path / "in", "a.txt"))
+    with pytest.raises(CrawlError, match="Unpack other archives"):
+        read(Path(archive).rename(tmp_path / "crawl.packed"))
 
 
 def test_a_parquet_table(tmp_path):
