@@ -584,8 +584,21 @@ def test_bare_bytes_and_several_images(tmp_path):
         tmp_path / "u.parquet", f"SELECT {struct} AS image, {struct} AS mask, r AS label FROM range(2) AS t(r)"
     )
     assert read(file).samples[1].row == 1
-    with pytest.raises(UsageError, match="COPY"):
+    assert read(file, path_column="image").samples[1].row == 1
+    with pytest.raises(UsageError, match=r"Only image is read.*COPY \(SELECT mask,"):
         read(file, path_column="mask")
+
+
+@pytest.mark.parametrize(
+    ("asked", "copied"), [(None, "left_eye"), ("left_eye", "left_eye"), ("right_eye", "right_eye")]
+)
+def test_of_several_images_none_is_guessed_and_no_option_is_promised(tmp_path, asked, copied):
+    struct = "{'bytes': 'x'::BLOB, 'path': 'p'}"
+    select = f"SELECT {struct} AS left_eye, {struct} AS right_eye, r AS label FROM range(2) AS t(r)"
+    words = rf"several images in a row: left_eye, right_eye\. .*COPY \(SELECT {copied}, "
+    with pytest.raises(UsageError, match=words) as told:
+        read(parquet(tmp_path / "t.parquet", select), path_column=asked)
+    assert "--path-column" not in str(told.value)
 
 
 @pytest.mark.skipif(not CIFAR.is_dir(), reason="CIFAR-100 is not beside the repository")
