@@ -111,7 +111,7 @@ class FarFinder:
         return None if file.startswith(f"{self.root}/") or (self.allow_outside and same_store) else file
 
     def relative(self, file: str) -> str:
-        return printable(file.removeprefix(f"{self.root}/"))
+        return printable(remote.below(file, self.root) if file.startswith(f"{self.root}/") else file)
 
 
 def _joined(base: str, written: str) -> str:
@@ -123,4 +123,5 @@ def _joined(base: str, written: str) -> str:
     if written.startswith("/"):
         return written
     scheme, _, rest = base.partition("://")
+    written = remote.spelled(written) if scheme.startswith("http") else written
     return f"{scheme}://{posixpath.normpath(posixpath.join(rest, written))}"

@@ -1,15 +1,18 @@
 """Crawls in object stores and on the web, over real servers on this machine: the same samples as from the disk, and
 what fails is asked for again, or is a row with a reason."""
 
+import html
 import importlib.util
+import json
 import shutil
 import socket
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -254,6 +257,45 @@ def test_links_that_sort_a_list_are_no_images(written: Path, server: Server, tmp
         (folder / "index.html").write_text(index(*order, "/", "/classes/", "../", *links))
     with serving(tmp_path / "served") as server:
         assert rows(readers.read(place(f"{server.url}/classes"))) == here
+
+
+ODD = ["red car/x#1.png", "red car/50%25.png", "red car/100%.png", "red car/what?.png", "red car/a b.png",
+       "é/é.png", "é/e\u0301.png", "é/a+b.png", "é/[x]{y}.png", "é/(1),2;3.png", "é/a&amp;b.png",
+       "é/it's.png"]  # fmt: skip
+
+
+def escaped_once(name: str) -> str:
+    """As Apache and nginx write a link: less is escaped for the address, and & for HTML."""
+    return html.escape(quote(name, "/&()+,;[]"))
+
+
+@pytest.mark.parametrize("link", [quote, escaped_once])
+def test_names_on_a_web_server_are_those_on_disk(tmp_path: Path, link: Callable[[str], str]) -> None:
+    crawl = tmp_path / "my crawl"
+    for name in ODD:
+        (crawl / name).parent.mkdir(parents=True, exist_ok=True)
+        (crawl / name).write_bytes(name.encode())
+    here = readers.read(crawl)
+    assert sorted(s.path for s in here.samples) == sorted(ODD)
+    lines = [{"path": name, "label": name.partition("/")[0]} for name in ODD[1:]]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    listed = readers.read(crawl, tmp_path / "t.jsonl")
+    for folder in (crawl, *crawl.iterdir()):
+        if folder.is_dir():
+            links = [link(file.name) + "/" * file.is_dir() for file in folder.iterdir()]
+            (folder / "index.html").write_text(index(*links), encoding="utf-8")
+    with serving(tmp_path) as server:
+        for address in (f"{server.url}/my crawl", f"{server.url}/my%20crawl"):
+            there = readers.read(place(address))
+            assert rows(there) == rows(here)
+            assert found(there) == {name: name.encode() for name in ODD}
+            there = readers.read(place(address), tmp_path / "t.jsonl")
+            assert rows(there) == rows(listed)
+            assert found(there) == {name: name.encode() for name in ODD}
+        again = [{"path": s.file, "label": s.given_label or "x"} for s in there.samples]
+        (crawl / "t.jsonl").write_text("\n".join(map(json.dumps, again)), encoding="utf-8")
+        there = readers.read(place(f"{server.url}/my%20crawl/t.jsonl"))
+        assert found(there) == {name: name.encode() for name in ODD}
 
 
 # --- an object store ------------------------------------------------------------------------------------------------
