@@ -95,6 +95,16 @@ def test_tables_elsewhere(written: Path, server: Server) -> None:
     assert crawl.samples[6].file == f"{server.url}/web/file:/etc/passwd"  # a name like others
 
 
+@pytest.mark.parametrize("way", ["../", "%2e%2e/", "red/../../", "red/%2E./../"])
+def test_no_address_leads_out_of_a_crawl_through_it(written: Path, server: Server, tmp_path: Path, way: str) -> None:
+    lines = ["path,label", "red/0.jpg,red", "blue/2.jpg,blue", f"{server.url}/classes/{way}web/0.jpg,red"]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    crawl = readers.read(place(f"{server.url}/classes"), tmp_path / "t.csv")
+    assert crawl.samples[2].status == Status.OUTSIDE
+    found(crawl)
+    assert not server.asked["/web/0.jpg"]
+
+
 def test_shards_are_read_in_parts_and_not_kept(
     written: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
