@@ -100,7 +100,7 @@ class FarFinder:
         if not written:
             return None
         found = [_joined(base, written) for base in self.bases]
-        inside = [url for url in found if url.startswith(f"{self.root}/")]
+        inside = [url for url in found if self._inside(url)]
         if not inside:
             return found[0]
         return next((url for url in inside if self.known is None or url in self.known), None)
@@ -108,10 +108,13 @@ class FarFinder:
     def beyond(self, file: str, written: str) -> str | None:
         """The address, if that is outside the crawl folder and may not be."""
         same_store = file.split("/")[:3] == self.root.split("/")[:3]
-        return None if file.startswith(f"{self.root}/") or (self.allow_outside and same_store) else file
+        return None if self._inside(file) or (self.allow_outside and same_store) else file
+
+    def _inside(self, url: str) -> bool:
+        return url.startswith(f"{self.root}/") and "/../" not in url  # a web server would follow that
 
     def relative(self, file: str) -> str:
-        return printable(file.removeprefix(f"{self.root}/"))
+        return printable(remote.below(file, self.root) if self._inside(file) else file)
 
 
 def _joined(base: str, written: str) -> str:
@@ -123,4 +126,5 @@ def _joined(base: str, written: str) -> str:
     if written.startswith("/"):
         return written
     scheme, _, rest = base.partition("://")
+    written = remote.spelled(written) if scheme.startswith("http") else written
     return f"{scheme}://{posixpath.normpath(posixpath.join(rest, written))}"

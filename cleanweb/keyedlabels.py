@@ -25,14 +25,14 @@ def labelled(
     again: list[Sample] = []
     named: set[int] = set()
     for row in rows(table, given[0] or _key_column(table), given[1], with_images=False):
-        name = printable(row.path)
+        name = printable(row.path).removeprefix("./")
         i = index.get(name.replace("\\", "/"), index.get(name))
         if i is None:
             again.append(Sample(namings.sample_id(name), name, "", None, row.label, Status.MISSING,
                                 "no image of the shards has this name"))  # fmt: skip
         elif i < 0:
             raise UsageError(f"{table} names {name!r}, which is a key in several shards. Write shard.tar/{name}.")
-        elif i in named and row.label is not None and found[i].given_label is not None:
+        elif i in named and (row.label is None or found[i].given_label is not None):
             again.append(_again(found[i], row, namings))
         else:
             found[i] = _with(found[i], row)
@@ -68,9 +68,14 @@ def _with(sample: Sample, row: Row) -> Sample:
 
 
 def _again(first: Sample, row: Row, namings: Namings) -> Sample:
-    same = row.label == first.given_label
-    note = SAME_LABEL_AGAIN if same else f"the table names this again; it was labeled {first.given_label!r} before"
-    status = Status.REPEATED if same else Status.CONFLICTING
+    """A further row that means an image. One without a label repeats the first as well: a place in a shard is opened
+    for one row."""
+    if row.label is None:
+        status, note = Status.REPEATED, "the table names this again, with an empty label"
+    elif row.label == first.given_label:
+        status, note = Status.REPEATED, SAME_LABEL_AGAIN
+    else:
+        status, note = Status.CONFLICTING, f"the table names this again; it was labeled {first.given_label!r} before"
     return replace(first, sample_id=namings.sample_id(first.path), given_label=row.label, status=status, note=note)
 
 

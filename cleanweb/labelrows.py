@@ -56,7 +56,7 @@ def is_table(file: Place) -> bool:
     return parquet_or_utf_16 or not archive_or_image
 
 
-_NO_TABLES = (b"PK", b"\x1f\x8b", b"BZ", b"7z\xbc", b"Rar!", b"\xff\xd8", b"\x89PNG", b"GIF8", b"%PDF")
+_NO_TABLES = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"7z\xbc", b"Rar!", b"\xff\xd8", b"\x89PNG", b"GIF8", b"%PDF")
 
 
 def rows(table: Place, path_column: str | None, label_column: str | None, with_images: bool) -> Iterator[Row]:
@@ -102,12 +102,7 @@ def _parquet_rows(table: Place, path_column: str | None, label_column: str | Non
         images = [name for name, kind in parquet.columns.items() if kind not in ("text", "other")]
         given = path_column and choose(list(parquet.columns), "path", path_column, table)
         from_images = given in images if given else bool(images) and (with_images or not texts)
-        if given and from_images and given != parquet.image():
-            raise UsageError(
-                f"{table} embeds several images in a row: {', '.join(images)}. Only {parquet.image()} is read; write "
-                f'a file with the other alone: duckdb -c "COPY (SELECT {given}, … FROM …) TO …"'
-            )
-        path = parquet.image() if from_images else given or choose(texts, "path", None, table)
+        path = parquet.image(given) if from_images else given or choose(texts, "path", None, table)
         label = choose([name for name in parquet.columns if name not in images], "label", label_column, table)
         absent = parquet.absent() if from_images else set()
         written = parquet.image_path() if from_images else quoted(path)

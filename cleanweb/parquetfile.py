@@ -10,7 +10,7 @@ from typing import Any, Self
 import duckdb
 
 from cleanweb.columns import choose
-from cleanweb.errors import CrawlError
+from cleanweb.errors import CrawlError, UsageError
 from cleanweb.remote import bridge, is_address
 
 
@@ -94,12 +94,26 @@ class Parquet:
         """Has it a column of images?"""
         return any(kind in ("struct", "blob") for kind in self.columns.values())
 
-    def image(self) -> str:
-        """The column that embeds the images: the only one, or that which is best called so."""
+    def image(self, asked: str | None = None) -> str:
+        """The column that embeds the images: the only one, or that which is best called so.
+
+        Raises CrawlError where there is none, UsageError where several could be it, or another is asked for: an image
+        is found again by the number of its row alone.
+        """
         images = [name for name, kind in self.columns.items() if kind in ("struct", "blob")]
         if not images:
             raise CrawlError(f"{self.file} embeds no images: looked for a column with bytes.")
-        return images[0] if len(images) == 1 else choose(images, "path", None, Path(self.file))
+        try:
+            best = images[0] if len(images) == 1 else choose(images, "path", None, Path(self.file))
+        except UsageError:
+            best = None
+        if best and asked in (None, best):
+            return best
+        read = f"Only {best} is read" if best else "Which of them to read is not clear"
+        raise UsageError(
+            f"{self.file} embeds several images in a row: {', '.join(images)}. {read}; write a file with the right one "
+            f'alone: duckdb -c "COPY (SELECT {asked or images[0]}, … FROM …) TO …"'
+        )
 
     def image_bytes(self) -> str:
         return quoted(self.image()) + (".bytes" if self.columns[self.image()] == "struct" else "")

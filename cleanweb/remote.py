@@ -5,8 +5,10 @@ longer waits, before it is an OSError. An address may hold no key: it is written
 from where the store's own tools look for them (environment variables, their settings files).
 """
 
+import html
 import io
 import logging
+import os
 import posixpath
 import random
 import re
@@ -18,6 +20,7 @@ from functools import cache, lru_cache, partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, unquote
 
 from cleanweb.errors import MachineError, UsageError
 from cleanweb.records import MOST_BYTES, Status, Unread
@@ -31,6 +34,7 @@ TRIES, FIRST_WAIT_S = 5, 0.5  # so that 7.5 s and a bit pass before something is
 WINDOW_BYTES = 4 << 20  # what is fetched at once of a file that is read from its beginning to its end
 AT_ONCE = 16  # single files
 _ADDRESS = re.compile(r"(s3|s3a|gs|gcs|hf|https?)://", re.IGNORECASE)
+_WEB = ("http://", "https://")
 _TELL_KEYS = ("botocore", "aiobotocore", "s3fs", "gcsfs", "fsspec", "urllib3", "aiohttp", "asyncio", "google")
 
 
@@ -77,7 +81,7 @@ class Remote:
                 f"An address that holds a password or a key (user:…@, ?…) is not taken, since it would be written into "
                 f"the manifest: {scheme}://{re.sub('^[^/]*@', '…@', rest).partition('?')[0]}"
             )
-        self.url = f"{scheme.lower()}://{rest.strip('/')}"
+        self.url = _one_spelling(f"{scheme.lower()}://{rest.strip('/')}")
 
     def __fspath__(self) -> str:
         return self.url
@@ -114,7 +118,7 @@ class Remote:
         return PurePosixPath(self.name).stem
 
     def relative_to(self, folder: "Place") -> PurePosixPath:
-        return PurePosixPath(self.url[len(str(folder)) + 1 :])
+        return PurePosixPath(below(self.url, str(folder)))
 
     def is_dir(self) -> bool:
         if self.url.startswith("http"):  # a web server does not tell files from folders
@@ -143,6 +147,32 @@ class Remote:
 
 
 Place = Path | Remote  # a file or a folder, here or elsewhere
+
+
+# --- names on web servers -------------------------------------------------------------------------------------------
+
+_AS_IT_IS = "/!$&'()*+,:;=@[]{}"  # what needs no % in a path; some of it makes patterns
+_NO_UTF_8 = "surrogateescape"
+
+
+def below(file: str, folder: str) -> str:
+    """The path of a file below a folder, posix, as a person writes it: `red car/#1.png`, not `red%20car/%231.png`."""
+    path = file[len(folder) :].replace(os.sep, "/").strip("/")
+    return unquote(path, errors=_NO_UTF_8) if file.startswith(_WEB) else path
+
+
+def spelled(path: str) -> str:
+    """A path below a web server's folder as addresses spell it: what `below` undoes."""
+    return quote(path, _AS_IT_IS, errors=_NO_UTF_8)
+
+
+def _one_spelling(url: str) -> str:
+    """An address that may be spelled in several ways (%c3%a9, é) in one of them; an object store has but one."""
+    if not url.startswith(_WEB):
+        return url
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host}{slash}{spelled(unquote(path, errors=_NO_UTF_8))}"
 
 
 def refuse_inside(out: Place, crawl: Place, option: str) -> None:
@@ -258,7 +288,11 @@ def size_of(url: str) -> int:
 
 @lru_cache(maxsize=4)
 def listing(folder: str) -> dict[str, int]:
-    """The addresses of all files below a folder, and their sizes; none where there is no such folder."""
+    """The addresses of all files below a folder, and their sizes; none where there is no such folder.
+
+    A name that ends in a slash stands for a folder (the consoles of the stores make empty files of such names); on a
+    web server one with a ? or a # leads to a list of the folder in another order.
+    """
     store = _store(folder)
 
     def ask() -> dict[str, Any]:
@@ -271,7 +305,11 @@ def listing(folder: str) -> dict[str, int]:
     except FileNotFoundError:
         return {}
     scheme = folder.partition("://")[0]
-    names = {name if "://" in name else f"{scheme}://{name}": entry for name, entry in found.items()}
+    if folder.startswith(_WEB):
+        links = ((html.unescape(link), entry) for link, entry in found.items())
+        found = {_one_spelling(link): entry for link, entry in links if not re.search("[?#]", link)}
+    names = {name if "://" in name else f"{scheme}://{name}": entry for name, entry in found.items()
+             if not name.endswith("/")}  # fmt: skip
     return {name: entry.get("size") or 0 for name, entry in sorted(names.items())
             if name == folder or name.startswith(f"{folder}/")}  # fmt: skip
 

@@ -31,6 +31,7 @@ IMAGES = {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tif
           "jp2", "heic", "heif", "ico", "tga", "img", "image"}  # fmt: skip
 SAYING = ("cls", "json", "txt")  # what may say the label, the surest first
 MOST_SHARDS = 1_000_000
+MOST_ASKED = 500  # JSON files of which each is looked at for the field of the label: the first need not have it
 MOST_SAID_BYTES = 1 << 16  # a class, or some facts: what is longer is none
 _ORIGIN = ("url", "sha256")  # what a JSON file may say beside the label
 
@@ -79,7 +80,7 @@ class LabelChoice:
         """asked: cls, txt, or the field of the JSON files. names: of the classes, by their numbers in .cls."""
         self.ending = None if asked is None else asked if asked in ("cls", "txt") else "json"
         self.field = asked if self.ending == "json" else None
-        self.names, self.labels, self.doubt = list(names), Labels("the shards"), ""
+        self.names, self.labels, self.doubt, self.asked = list(names), Labels("the shards"), "", 0
 
     def row(self, shard: Shard, picture: Picture) -> Row:
         """The label of a picture of a shard that was opened with this choice, and why it has none."""
@@ -101,11 +102,13 @@ class LabelChoice:
 
     def reduced(self, said: dict[str, Any]) -> dict[str, Any]:
         """A JSON object's label and origin."""
-        if self.field is None and not self.doubt and self.ending in (None, "json"):
+        if self.field is None and self.asked < MOST_ASKED and self.ending in (None, "json"):
             try:
                 self.field = choose(list(said), "label", None, "the .json of the shards")
-            except UsageError as error:  # others may say it; else this is told
-                self.doubt = str(error)
+            except UsageError as error:  # others may say it; else the first of these is told
+                several = "has several" in str(error)  # then a person must choose
+                self.doubt = str(error) if several else self.doubt or str(error)
+                self.asked = MOST_ASKED if several else self.asked + 1
         return {"label": said.get(self.field or "")} | {name: said[name] for name in _ORIGIN if name in said}
 
     def _named(self, row: Row) -> Row:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -358,6 +359,19 @@ def test_tables_of_all_kinds(tmp_path, name, content):
     assert rows(read(tmp_path / name)) == rows(crawl)
 
 
+@pytest.mark.parametrize("first", ["PK", "BZ", "pk", "7z", "Rar"])
+def test_a_column_that_is_called_like_an_archive_is_a_column(tmp_path, first):
+    labels = table(files(tmp_path, "a.jpg", "b.jpg"), f"{first},path,label\n1,a.jpg,cat\n2,b.jpg,dog\n")
+    assert rows(read(labels)) == [("a.jpg", "cat", "ok"), ("b.jpg", "dog", "ok")]
+
+
+@pytest.mark.parametrize("pack", ["zip", "tar", "gztar", "bztar"])
+def test_an_archive_is_no_table(tmp_path, pack):
+    archive = shutil.make_archive(str(tmp_path / "crawl"), pack, files(tmp_path / "in", "a.txt"))
+    with pytest.raises(CrawlError, match="Unpack other archives"):
+        read(Path(archive).rename(tmp_path / "crawl.packed"))
+
+
 def test_a_parquet_table(tmp_path):
     files(tmp_path, "a.jpg", "b.jpg", "c.jpg", "d.jpg")
     values = "(VALUES ('a.jpg', 7.0), ('b.jpg', 8.0), ('c.jpg', NULL), ('d.jpg', 'nan'::DOUBLE)) AS t(path, label)"
@@ -600,8 +614,21 @@ def test_bare_bytes_and_several_images(tmp_path):
         tmp_path / "u.parquet", f"SELECT {struct} AS image, {struct} AS mask, r AS label FROM range(2) AS t(r)"
     )
     assert read(file).samples[1].row == 1
-    with pytest.raises(UsageError, match="COPY"):
+    assert read(file, path_column="image").samples[1].row == 1
+    with pytest.raises(UsageError, match=r"Only image is read.*COPY \(SELECT mask,"):
         read(file, path_column="mask")
+
+
+@pytest.mark.parametrize(
+    ("asked", "copied"), [(None, "left_eye"), ("left_eye", "left_eye"), ("right_eye", "right_eye")]
+)
+def test_of_several_images_none_is_guessed_and_no_option_is_promised(tmp_path, asked, copied):
+    struct = "{'bytes': 'x'::BLOB, 'path': 'p'}"
+    select = f"SELECT {struct} AS left_eye, {struct} AS right_eye, r AS label FROM range(2) AS t(r)"
+    words = rf"several images in a row: left_eye, right_eye\. .*COPY \(SELECT {copied}, "
+    with pytest.raises(UsageError, match=words) as told:
+        read(parquet(tmp_path / "t.parquet", select), path_column=asked)
+    assert "--path-column" not in str(told.value)
 
 
 @pytest.mark.skipif(not CIFAR.is_dir(), reason="CIFAR-100 is not beside the repository")

@@ -1,20 +1,23 @@
 """Crawls in object stores and on the web, over real servers on this machine: the same samples as from the disk, and
 what fails is asked for again, or is a row with a reason."""
 
+import html
 import importlib.util
+import json
 import shutil
 import socket
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 import cleanweb
-from cleanweb import exporting, manifest, opening, readers, remote, reviews
+from cleanweb import exporting, manifest, opening, readers, remote, reviews, shards
 from cleanweb.errors import CrawlError, MachineError, UsageError
 from cleanweb.records import Status
 from cleanweb.remote import Remote, place
@@ -90,6 +93,16 @@ def test_tables_elsewhere(written: Path, server: Server) -> None:
     assert [isinstance(content, bytes) for content in contents] == [True, True, False, False]
     assert contents[2] == remote.Unread(Status.MISSING, "no such file")
     assert crawl.samples[6].file == f"{server.url}/web/file:/etc/passwd"  # a name like others
+
+
+@pytest.mark.parametrize("way", ["../", "%2e%2e/", "red/../../", "red/%2E./../"])
+def test_no_address_leads_out_of_a_crawl_through_it(written: Path, server: Server, tmp_path: Path, way: str) -> None:
+    lines = ["path,label", "red/0.jpg,red", "blue/2.jpg,blue", f"{server.url}/classes/{way}web/0.jpg,red"]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    crawl = readers.read(place(f"{server.url}/classes"), tmp_path / "t.csv")
+    assert crawl.samples[2].status == Status.OUTSIDE
+    found(crawl)
+    assert not server.asked["/web/0.jpg"]
 
 
 def test_shards_are_read_in_parts_and_not_kept(
@@ -240,7 +253,94 @@ def test_the_whole_way_over_http(written: Path, server: Server, tmp_path: Path) 
     assert again.images()["reason"].iloc[0] == "verified by a person"
 
 
+def index(*links: str) -> str:
+    return "".join(f'<a href="{link}">{link}</a>\n' for link in links)
+
+
+def test_links_that_sort_a_list_are_no_images(written: Path, server: Server, tmp_path: Path) -> None:
+    """As Apache writes them, on every list of a folder."""
+    there = shutil.copytree(written / "classes", tmp_path / "served" / "classes")
+    here = rows(readers.read(there))
+    order = ("?C=N;O=D", "?C=M;O=A", "?C=S;O=A", "?C=D;O=A", "#top")
+    for folder in (there, *there.iterdir()):
+        links = [f"{file.name}/" if file.is_dir() else file.name for file in sorted(folder.iterdir())]
+        (folder / "index.html").write_text(index(*order, "/", "/classes/", "../", *links))
+    with serving(tmp_path / "served") as server:
+        assert rows(readers.read(place(f"{server.url}/classes"))) == here
+
+
+ODD = ["red car/x#1.png", "red car/50%25.png", "red car/100%.png", "red car/what?.png", "red car/a b.png",
+       "é/é.png", "é/e\u0301.png", "é/a+b.png", "é/[x]{y}.png", "é/(1),2;3.png", "é/a&amp;b.png",
+       "é/it's.png"]  # fmt: skip
+
+
+def escaped_once(name: str) -> str:
+    """As Apache and nginx write a link: less is escaped for the address, and & for HTML."""
+    return html.escape(quote(name, "/&()+,;[]"))
+
+
+@pytest.mark.parametrize("link", [quote, escaped_once])
+def test_names_on_a_web_server_are_those_on_disk(tmp_path: Path, link: Callable[[str], str]) -> None:
+    crawl = tmp_path / "my crawl"
+    for name in ODD:
+        (crawl / name).parent.mkdir(parents=True, exist_ok=True)
+        (crawl / name).write_bytes(name.encode())
+    here = readers.read(crawl)
+    assert sorted(s.path for s in here.samples) == sorted(ODD)
+    lines = [{"path": name, "label": name.partition("/")[0]} for name in ODD[1:]]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    listed = readers.read(crawl, tmp_path / "t.jsonl")
+    for folder in (crawl, *crawl.iterdir()):
+        if folder.is_dir():
+            links = [link(file.name) + "/" * file.is_dir() for file in folder.iterdir()]
+            (folder / "index.html").write_text(index(*links), encoding="utf-8")
+    with serving(tmp_path) as server:
+        for address in (f"{server.url}/my crawl", f"{server.url}/my%20crawl"):
+            there = readers.read(place(address))
+            assert rows(there) == rows(here)
+            assert found(there) == {name: name.encode() for name in ODD}
+            there = readers.read(place(address), tmp_path / "t.jsonl")
+            assert rows(there) == rows(listed)
+            assert found(there) == {name: name.encode() for name in ODD}
+        again = [{"path": s.file, "label": s.given_label or "x"} for s in there.samples]
+        (crawl / "t.jsonl").write_text("\n".join(map(json.dumps, again)), encoding="utf-8")
+        there = readers.read(place(f"{server.url}/my%20crawl/t.jsonl"))
+        assert found(there) == {name: name.encode() for name in ODD}
+
+
 # --- an object store ------------------------------------------------------------------------------------------------
+
+
+class Keys:
+    """An object store that holds these keys."""
+
+    def __init__(self, *keys: str):
+        self.keys = keys
+
+    def invalidate_cache(self) -> None:
+        pass
+
+    def find(self, folder: str, detail: bool) -> dict[str, dict[str, int]]:
+        return {key: {"size": 0 if key.endswith("/") else 9} for key in self.keys}
+
+    def info(self, url: str) -> dict[str, int]:
+        if url.removeprefix("s3://") not in self.keys:
+            raise FileNotFoundError
+        return {"size": 9}
+
+
+@pytest.mark.parametrize("markers", [(), ("b/sh/",), ("b/sh/", "b/sh/red car/", "b/sh/a/b/")])
+def test_empty_files_that_stand_for_folders_are_none(markers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the console of S3 makes them where a person asks for a folder."""
+    monkeypatch.setattr(remote, "_store", lambda url: Keys("b/sh/a-000.tar", "b/sh/x/a-001.tar", *markers))
+    remote.listing.cache_clear()
+    files = ["s3://b/sh/a-000.tar", "s3://b/sh/x/a-001.tar"]
+    assert list(remote.listing("s3://b/sh")) == files
+    assert readers.walk(Remote("s3://b/sh"), []) == files
+    assert [shard.url for shard in shards.tars(Remote("s3://b/sh"))] == files
+    assert [shard.url for shard in shards.tars(Remote("s3://b/sh/a-*.tar"))] == files[:1]
+    remote.listing.cache_clear()
+
 
 SECRET = "neither-in-manifest-nor-in-logs"
 
@@ -286,6 +386,15 @@ def test_a_crawl_in_an_object_store_is_the_same_as_on_disk(written: Path, store:
     here, there = readers.read(written / source), readers.read(place(f"{store}/{source}"))
     assert rows(there) == rows(here)
     assert found(there) == found(here)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["wds", "wds/wds-*.tar", "classes"])
+def test_folders_that_a_console_made_change_nothing(written: Path, store: str, source: str) -> None:
+    fs = remote._store(store)
+    for folder in ("", "wds/", "classes/", "classes/red/", "classes/red car/"):
+        fs.call_s3("put_object", Bucket="crawls", Key=f"web/{folder}", Body=b"")
+    assert rows(readers.read(place(f"{store}/{source}"))) == rows(readers.read(written / source))
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ three addresses that gave no image.
 
 import io
 import random
+import shutil
 import tarfile
 import zipfile
 from collections import Counter
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cleanweb
-from cleanweb import exporting, inspection, manifest, opening, readers, tarmembers
+from cleanweb import exporting, inspection, manifest, opening, readers, shards, tarmembers
 from cleanweb.errors import CrawlError, UsageError
 from cleanweb.records import Status, silent
 from tests.test_cli import cleanweb as command
@@ -97,6 +98,24 @@ def test_what_img2dataset_wrote(written: Path, format: str) -> None:
     assert all(len(s.sha256) == 64 for s in whole)
 
 
+@pytest.mark.parametrize("format", ["webdataset", "files"])
+def test_two_files_of_one_name_are_two_rows(written: Path, tmp_path: Path, format: str) -> None:
+    crawl = shutil.copytree(written / format, tmp_path / "crawl")
+    before = readers.read(crawl)
+    first = next(s for s in before.samples if s.status == Status.OK)
+    again = Path(first.path).with_suffix(".png")
+    if format == "files":
+        (crawl / again).write_bytes(b"another")
+    else:
+        with tarfile.open(first.file, "a") as stream:
+            info = tarfile.TarInfo(again.name)
+            info.size = len(b"another")
+            stream.addfile(info, io.BytesIO(b"another"))
+    after = readers.read(crawl)
+    assert rows(after) == rows(before) | {again.as_posix(): ("unlisted", None)}
+    assert pictures(after) == pictures(before) | {again.as_posix(): b"another"}
+
+
 def test_labels_by_key_and_by_address(written: Path) -> None:
     addresses = (written / "urls.csv").read_text().splitlines()[1:]
     (written / "urls-only.csv").write_text("url,label\n" + "".join(
@@ -118,6 +137,27 @@ def test_labels_by_key_and_by_address(written: Path) -> None:
         named("0002") + "#2": ("conflicting", "y"),
         "9999": ("missing", "x"),
     }
+
+
+def test_an_empty_label_takes_no_label_away_and_hides_no_image(tmp_path: Path) -> None:
+    crawl, table = tar(tmp_path / "s.tar", labelled("0", "1", "2")), tmp_path / "labels.csv"
+    table.write_text("key,label\n0,cat\n0,\n1,\n1,dog\n2,\n2,\n")
+    found = readers.read(crawl, table)
+    assert rows(found) == {
+        "s.tar/0.jpg": ("ok", "cat"),
+        "s.tar/1.jpg": ("ok", "dog"),
+        "s.tar/2.jpg": ("unlabeled", None),
+        "s.tar/0.jpg#2": ("repeated", None),
+        "s.tar/2.jpg#2": ("repeated", None),
+    }
+    assert pictures(found) == {f"s.tar/{key}.jpg": key.encode() for key in "012"}
+
+
+@pytest.mark.parametrize("spelling", ["{}", "./{}", "{}.jpg", "./{}.jpg", "s.tar/{}.jpg", "./s.tar/{}"])
+def test_a_table_names_images_of_shards_as_it_names_files(tmp_path: Path, spelling: str) -> None:
+    crawl, table = tar(tmp_path / "s.tar", labelled("0", "1")), tmp_path / "labels.csv"
+    table.write_text(f"key,label\n{spelling.format('0')},x\n{spelling.format('1')},y\n")
+    assert rows(readers.read(crawl, table)) == {"s.tar/0.jpg": ("ok", "x"), "s.tar/1.jpg": ("ok", "y")}
 
 
 def test_a_key_that_several_shards_have_is_not_guessed(tmp_path: Path) -> None:
@@ -190,6 +230,24 @@ def test_what_the_label_is(
     assert bool(sample.note) == (found is None)
 
 
+@pytest.mark.parametrize("without", [[], [0], [0, 1, 2], [3, 5]])
+def test_a_json_without_the_label_does_not_hide_those_of_the_others(tmp_path: Path, without: list[int]) -> None:
+    said = [b'{"width": 9}' if i in without else b'{"label": "%s"}' % (b"cat", b"dog")[i % 2] for i in range(6)]
+    shard = [(f"{i}.{ending}", content) for i in range(6)
+             for ending, content in (("jpg", b"%d" % i), ("txt", b"photo %d" % i), ("json", said[i]))]  # fmt: skip
+    crawl = readers.read(tar(tmp_path / "s.tar", shard))
+    assert [s.given_label for s in crawl.samples] == [None if i in without else ("cat", "dog")[i % 2] for i in range(6)]
+    assert "the labels are the field 'label' of the .json of 1 shard" in crawl.notes
+
+
+def test_a_label_that_no_json_says_is_not_looked_for_to_the_end(tmp_path: Path) -> None:
+    n = shards.MOST_ASKED
+    shard = [(f"{i}.{ending}", content) for i in range(n + 2)
+             for ending, content in (("jpg", b"%d" % i), ("txt", (b"cat", b"dog")[i % 2]),
+                                     ("json", b'{"label": "x"}' if i == n + 1 else b'{"width": 9}'))]  # fmt: skip
+    assert {s.given_label for s in readers.read(tar(tmp_path / "s.tar", shard)).samples} == {"cat", "dog"}
+
+
 def test_numbers_of_classes_are_named(tmp_path: Path) -> None:
     shard = [(f"{i}.{e}", content) for i, label in enumerate((b"0", b"1", b"2", b"-1", b"x"))
              for e, content in (("jpg", b"p%d" % i), ("cls", label))]  # fmt: skip
@@ -199,6 +257,16 @@ def test_numbers_of_classes_are_named(tmp_path: Path) -> None:
     (tmp_path / "classes.json").write_text('["cat", "dog"')
     with pytest.raises(CrawlError, match="list of the classes"):
         readers.read(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "text"), [("classes.txt", "cat\ndog\n"), ("classes.json", '["cat", "dog"]')])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_mark_before_the_list_of_classes_belongs_to_no_name(
+    tmp_path: Path, name: str, text: str, encoding: str
+) -> None:
+    tar(tmp_path / "s.tar", [("0.jpg", b"0"), ("0.cls", b"0"), ("1.jpg", b"1"), ("1.cls", b"1")])
+    (tmp_path / name).write_text(text, encoding)
+    assert [s.given_label for s in readers.read(tmp_path).samples] == ["cat", "dog"]
 
 
 def test_names_with_several_dots(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from cleanweb.errors import CrawlError, UsageError
 from cleanweb.packed import Samples
 from cleanweb.readers import SIDECARS, Crawl, Namings, Place, border, count, hidden, outside, printable, walk
 from cleanweb.records import Sample, Status
-from cleanweb.remote import Remote
+from cleanweb.remote import Remote, below
 
 SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 
@@ -51,7 +51,7 @@ def read(
 def _elsewhere(source: Remote) -> Crawl:
     """A folder of an object store: a list of addresses, without links."""
     files = walk(source, [])
-    names = {file: PurePosixPath(file[len(source.url) + 1 :]) for file in files}
+    names = {file: PurePosixPath(below(file, source.url)) for file in files}
     tables = [str(name) for name in names.values() if len(name.parts) == 1 and name.suffix.lower() in SIDECARS]
     classes = sorted({name.parts[0] for name in names.values() if len(name.parts) > 1})
     _refuse_flat(source, classes, tables)

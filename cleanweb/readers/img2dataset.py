@@ -11,9 +11,9 @@ like one (`--label-column` names another), else the caption; or a table gives it
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from cleanweb import keyedlabels, remote, shards
 from cleanweb.columns import choose
@@ -25,6 +25,8 @@ from cleanweb.parquetfile import Parquet, quoted
 from cleanweb.readers import Crawl, Namings, Place, border, hidden, is_folder, outside, printable
 from cleanweb.records import Sample, Status
 from cleanweb.remote import Remote
+
+T = TypeVar("T")
 
 _NEEDED = {"key", "url", "status"}
 _FACTS = ("key", "url", "status", "error_message", "sha256")
@@ -175,7 +177,7 @@ class _Tar(_Images):
                 self.shard = shards.open_shard(*stream, self.choice)
         except OSError as error:
             self.shard = shards.Shard(broken=f"the shard cannot be read: {error.strerror or error}")
-        self.pictures = {picture.stem: picture for picture in reversed(self.shard.pictures)}
+        self.pictures, self.further = _by_stem((picture.stem, picture) for picture in self.shard.pictures)
 
     def there(self, row: dict[str, Any]) -> Sample:
         picture = self.pictures.pop(row["key"], None)
@@ -186,7 +188,7 @@ class _Tar(_Images):
         return shards.sample(self.tar, self.shard, picture, self.choice.row(self.shard, picture), self.found.namings)
 
     def rest(self, unlisted: bool) -> Iterator[Sample]:
-        for picture in self.pictures.values():
+        for picture in (*self.pictures.values(), *self.further):
             row = self.choice.row(self.shard, picture)
             sample = shards.sample(self.tar, self.shard, picture, row, self.found.namings)
             yield _unlisted(sample) if unlisted else sample
@@ -200,15 +202,19 @@ class _Folder(_Images):
     def __init__(self, found: _Found, number: str):
         self.found, self.name = found, number
         names = sorted(name for name in _names(found.root / number) if not hidden(name))
-        self.files = {stem: name for name in reversed(names) for stem, dot, ending in [name.rpartition(".")]
-                      if ending.lower() in shards.IMAGES}  # fmt: skip
+        self.files, self.further = _by_stem(
+            (stem, name)
+            for name in names
+            for stem, _, ending in [name.rpartition(".")]
+            if ending.lower() in shards.IMAGES
+        )
 
     def there(self, row: dict[str, Any]) -> Sample:
         name = self.files.pop(row["key"], None)
         return self._closed(row, Status.MISSING, "no such file") if name is None else self._file(name)
 
     def rest(self, unlisted: bool) -> Iterator[Sample]:
-        yield from (_unlisted(self._file(name)) for name in self.files.values())
+        yield from (_unlisted(self._file(name)) for name in (*self.files.values(), *self.further))
 
     def _file(self, name: str) -> Sample:
         path, file = printable(f"{self.name}/{name}"), os.fspath(self.found.root / self.name / name)
@@ -216,6 +222,12 @@ class _Folder(_Images):
             return Sample(self.found.namings.sample_id(path), path, "", None, None, Status.OUTSIDE,
                           f"is a link to {printable(os.path.realpath(file))}")  # fmt: skip
         return Sample(self.found.namings.sample_id(path), path, file, None, None)
+
+
+def _by_stem(images: Iterable[tuple[str, T]]) -> tuple[dict[str, T], list[T]]:
+    """The first image of every stem, which a row may name, and the further ones."""
+    first: dict[str, T] = {}
+    return first, [image for stem, image in images if first.setdefault(stem, image) is not image]
 
 
 def _unlisted(sample: Sample) -> Sample:

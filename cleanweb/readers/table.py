@@ -25,7 +25,7 @@ from cleanweb.readers import (
     walk,
 )
 from cleanweb.records import Sample, Status
-from cleanweb.remote import place
+from cleanweb.remote import below, place
 
 
 def sniff(source: Place, labels: Place | None) -> bool:
@@ -118,7 +118,7 @@ def _unlisted(
         lies = place(file)
         if file in named or lies == table or lies.suffix.lower() in SIDECARS:
             continue
-        path = printable(file[len(os.fspath(root)) :].replace(os.sep, "/").strip("/"))
+        path = printable(below(file, os.fspath(root)))
         status, note = Status.UNLISTED, "no row of the table names this file"
         if outside(file, edge):
             file, status, note = "", Status.OUTSIDE, f"is a link to {printable(os.path.realpath(file))}"

@@ -86,7 +86,7 @@ def _classes(root: Place) -> list[str]:
         return []
     try:
         with opened(os.fspath(file)) as (stream, _):
-            text = stream.read(_MOST_BYTES).decode()
+            text = stream.read(_MOST_BYTES).decode("utf-8-sig")
         names = json.loads(text) if file.suffix == ".json" else text.splitlines()
     except (ValueError, RecursionError, OSError) as error:
         raise CrawlError(f"{file}, the list of the classes, cannot be read: {error}.") from None
