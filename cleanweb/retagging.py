@@ -68,8 +68,9 @@ def _decided_again(folder: RunFolder, target: Target | None, verified: Place | N
 
 def _met(target: Target, verdicts: judging.Verdicts) -> list[str]:
     """What to tell of a target: a line each."""
-    asked = f"{target.keep:.4g} of all" if target.keep is not None else f"{target.min_precision:.4g} of them right"
-    told = [f"The target, {asked}, is of the clean images alone: `export --only clean`."]
+    per_cent = f"{100 * (target.keep or target.min_precision or 0):.4g}%"
+    asked = f"{per_cent} of them right" if target.keep is None else f"the surest {per_cent} of all"
+    told = [f"The target, {asked}, is that of the clean images alone: `cleanweb export --only clean` takes them."]
     if left_out := verdicts.count_of(LEFT_OUT):
         told.append(f"{left_out:,} images more are likely right, and left out for it: they count as ood, and their "
                     "reason says so.")  # fmt: skip
