@@ -18,7 +18,7 @@ _NUMBERS = """WITH label AS (SELECT given_label, row_number() OVER (ORDER BY giv
     SELECT coalesce(label.place, -1)::INTEGER AS given, coalesce(kept.rowid, i.rowid) AS kept
     FROM numbered_images i LEFT JOIN label USING (given_label) LEFT JOIN kept ON i.duplicate_of = kept.sample_id
     ORDER BY i.rowid"""
-_NAMES, _STEP = ("sample_id", "path", "file", "given_label"), 100_000
+_NAMES, _STEP = ("sample_id", "path", "file", "row_in_file", "given_label"), 100_000
 _LABELS = "SELECT DISTINCT given_label FROM images WHERE given_label IS NOT NULL ORDER BY 1"
 
 
@@ -43,12 +43,12 @@ class Written:
             return dict(found.fetchall())
 
     def samples(self) -> Samples:
-        """The rows as samples, without what is told of their files."""
+        """The rows as samples: where they lie and what they were given, without what is told of their files."""
         steps = range(0, len(self.given), _STEP)
         return Samples(sample for first in steps for sample in self._samples(first))
 
     def _samples(self, first: int) -> Iterator[Sample]:
         part = manifest.take(self.run, np.arange(first, min(first + _STEP, len(self.given))), _NAMES)
         part = part.astype(object).where(part.notna(), None)
-        for sample_id, path, file, label in part.itertuples(index=False):
-            yield Sample(sample_id, path, file or "", None, label)
+        for sample_id, path, file, row, label in part.itertuples(index=False):
+            yield Sample(sample_id, path, file or "", None if row is None else int(row), label)

@@ -6,18 +6,20 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import cleanweb
-from cleanweb import database, manifest, pipeline, reviews
+from cleanweb import carried, database, deciding, manifest, pipeline, reviews
 from cleanweb.audit import Answer, answers, draw
 from cleanweb.errors import RunError, UsageError
-from cleanweb.records import Target
+from cleanweb.records import Sample, Target
 from cleanweb.retagging import retag
 from cleanweb.schema import SCHEMA_VERSION, TABLES
 from cleanweb.settings import Settings
+from cleanweb.written import Written
 
 WHAT = ("sample_id", *reviews.CHANGED)
 COPIES = ("red/00.png", "red/copy of 00.png")
@@ -267,6 +269,33 @@ def test_decisions_on_another_crawl_are_kept_aside(own, crawl, tmp_path):
     assert [note for note in fitted.notes if "do not fit this crawl" in note]
     assert labels(own) == {}
     assert [path for path, *_ in reviews.standing(own / "earlier-1.duckdb")] == ["red/02.png"]
+
+
+def test_of_pictures_of_one_path_decisions_stay_with_the_very_one(own: Path) -> None:
+    """They went by the number of the row, which is another's when the rows lie otherwise."""
+    reviews.decide(own, ["red/02.png"], "ood")
+    [(root,)] = rows(own, "SELECT root FROM runs")
+    [(file,)] = rows(own, "SELECT file FROM images WHERE sample_id = 'red/02.png'")
+    here = Sample("red/02.png", "red/02.png", file, None, "red")
+    there = Sample("red/02.png#2", "red/02.png", "/elsewhere/02.png", None, "red")
+
+    def carried_over(*samples: Sample) -> list[str]:
+        return [*carried.over(own / "manifest.duckdb", samples, Path(root), ["red"])["sample_id"]]
+
+    assert carried_over(here, there) == ["red/02.png"]
+    assert carried_over(replace(there, sample_id="red/02.png"), replace(here, sample_id="red/02.png#2")) == []
+    assert carried_over(replace(there, sample_id="red/02.png")) == ["red/02.png"]  # of that path it is the only one
+
+
+def test_another_run_speaks_of_the_very_picture(own: Path) -> None:
+    """`retag --trusted RUN` knew the file alone, in which both lie."""
+    with manifest.changing(own) as con:
+        con.execute("UPDATE images SET path = '7.png', file = '/crawl/train.parquet', row_in_file = rowid "
+                    "WHERE sample_id IN ('red/02.png', 'red/03.png')")  # fmt: skip
+    reviews.decide(own, ["red/03.png"], "ood")
+    samples = Written(own).samples()
+    [(i, label)] = deciding.verified_labels(own, samples, own).items()
+    assert (samples[i].sample_id, label) == ("red/03.png", None)
 
 
 def test_a_run_is_taken_for_trusted_labels(own, crawl, tmp_path):
